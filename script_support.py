@@ -1,0 +1,400 @@
+"""What all scripts do alike.
+
+Importing this module imports TensorFlow quietly, so scripts import it before TensorFlow.
+It then offers: one-line errors and exit statuses (`run`), stop signals (`StopSignals`),
+one trainer a folder (`folder_lock`), checkpoints that are whole or not there at all
+(`save_checkpoint`, `restore_checkpoint`, `newest_checkpoint`), files that appear whole
+(`replace_file`), and verified downloads (`download`).
+"""
+import contextlib
+import ctypes
+import glob
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+
+import filelock
+from absl import app, flags
+
+# Exit statuses.
+SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def _has_gpu_driver():
+  try:
+    ctypes.CDLL('nvcuda.dll' if os.name == 'nt' else 'libcuda.so.1')
+    return True
+  except OSError:
+    return False
+
+
+@contextlib.contextmanager
+def _information_lines_held_back():
+  """Hold back what TensorFlow logs in this block, and pass on all but information.
+
+  TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
+  That a machine without a GPU driver has none counts as information too.
+  """
+  information = (rb'I\d{4} |.* I tensorflow/|WARNING: All log messages before absl::InitializeLog'
+                 rb'|To enable the following instructions: ')
+  if not _has_gpu_driver():
+    information += rb'|.*failed call to cuInit'
+  standard_error = os.dup(2)
+  with tempfile.TemporaryFile() as held:
+    os.dup2(held.fileno(), 2)
+    try:
+      yield
+    finally:
+      os.dup2(standard_error, 2)
+      os.close(standard_error)
+      held.seek(0)
+      for line in held:
+        if not re.match(information, line):
+          os.write(2, line)
+
+
+if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1') == '0':
+  import tensorflow.compat.v1 as tf
+else:
+  with _information_lines_held_back():
+    import tensorflow.compat.v1 as tf
+    tf.config.list_physical_devices()  # looks for GPUs, and logs, here rather than later
+  tf.get_logger().setLevel('ERROR')  # no deprecation warnings: TF1 style is the point here
+
+tf.disable_v2_behavior()
+
+
+class UserError(Exception):
+  """A failure that its user can mend: one line that names what, the value seen, and the cure."""
+
+
+class UsageError(UserError):
+  """Flags or arguments that make no sense."""
+
+
+# What reading or writing a file raises in TensorFlow; InvalidArgumentError and the like
+# are mistakes in the program and keep their traceback.
+FILE_ERRORS = (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.DataLossError,
+               tf.errors.ResourceExhaustedError, tf.errors.FailedPreconditionError,
+               tf.errors.OutOfRangeError, tf.errors.UnknownError, tf.errors.InternalError,
+               tf.errors.UnavailableError, tf.errors.AlreadyExistsError)
+
+
+# -- Start and end of a script -----------------------------------------------------------
+
+
+def printable(text):
+  """Return text on one line: control characters and undecodable bytes become escapes."""
+  return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode()
+                 for c in str(text))
+
+
+def warn(message):
+  """Print one line on standard error."""
+  print(f'{os.path.basename(sys.argv[0])}: {printable(message)}', file=sys.stderr, flush=True)
+
+
+def describe(error):
+  """Return a one-line description of an exception about a file or a flag."""
+  if isinstance(error, OSError) and error.strerror:
+    places = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    return ': '.join(places + [error.strerror])
+  if isinstance(error, tf.errors.OpError):
+    # The rest of a message are the graph's nodes.
+    return error.message.strip().split('\n')[0] or type(error).__name__
+  return str(error) or type(error).__name__
+
+
+def _cure(error):
+  """Return what the flag that an absl message names expects, or where to look it up."""
+  named = re.match(r'flag --(?:no)?(\w+)', str(error))
+  flag = flags.FLAGS[named.group(1)] if named and named.group(1) in flags.FLAGS else None
+  if flag is None:
+    return 'see --help'
+  return f'give {flag.parser.syntactic_help or "another value"} ({flag.help.rstrip(".")})'
+
+
+def _parse_flags(argv):
+  """Parse the flags of argv strictly; return argv without them."""
+  if {'--help', '-h', '-help', '--helpshort'} & set(argv[1:]):
+    app.usage(shorthelp=True, writeto_stdout=True)
+    sys.exit(SUCCESS)
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    raise UsageError(f'{error}: {_cure(error)}') from None
+
+
+def run(main, define_flags):
+  """Define and parse flags, run main(argv), and exit with its status.
+
+  What a user can mend ends in one line on standard error: status 2 for wrong usage, 1 for
+  a failure of a file, 130 after Ctrl-C or SIGTERM. Anything else is a mistake in the
+  program and keeps its traceback.
+
+  Args:
+    main: function of the arguments left after the flags, argv[0] first; returns an exit
+      status, None for 0.
+    define_flags: function without arguments that defines the script's absl flags.
+  """
+  for stream in (sys.stdout, sys.stderr):  # each line is seen at once, whatever it holds
+    stream.reconfigure(line_buffering=True, errors='backslashreplace')
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+  # Not tf.app.run: it lets unknown flags pass, prints several lines for a wrong one, and
+  # looks for GPUs before main.
+  define_flags()
+  app.define_help_flags()
+  try:
+    status = main(_parse_flags(sys.argv))
+  except BrokenPipeError:  # as in `mnist_eval.py | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    status = FAILURE
+  except (UserError, OSError, *FILE_ERRORS) as error:
+    warn(f'error: {describe(error)}')
+    status = WRONG_USAGE if isinstance(error, UsageError) else FAILURE
+  except KeyboardInterrupt:
+    warn('interrupted')
+    status = INTERRUPTED
+  sys.exit(status)
+
+
+def refuse_arguments(argv):
+  """Raise UsageError if argv holds anything but the script's name."""
+  if len(argv) > 1:
+    raise UsageError(f'argument {argv[1]!r} is not understood: give flags as --name=value, see --help')
+
+
+class StopSignals:
+  """Context in which the first SIGTERM or Ctrl-C asks a loop to end; a second ends the process.
+
+  Attributes:
+    received: str, the signal's name, or None while there was none.
+  """
+
+  def __init__(self):
+    self.received = None
+
+  def __enter__(self):
+    self._handlers = {number: signal.signal(number, self._receive)
+                      for number in (signal.SIGINT, signal.SIGTERM)}
+    return self
+
+  def _receive(self, number, frame):
+    del frame
+    self.received = signal.Signals(number).name
+    for each in self._handlers:
+      signal.signal(each, signal.default_int_handler)
+
+  def __exit__(self, *exception):
+    for number, handler in self._handlers.items():
+      signal.signal(number, handler)
+
+
+# -- Files and folders -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replace_file(path):
+  """Give the path of a temporary file beside path; rename it to path if the block succeeds."""
+  folder, name = os.path.split(path)
+  handle, temporary_path = tempfile.mkstemp(prefix=f'.{name}.', suffix='.tmp', dir=folder or '.')
+  os.close(handle)
+  try:
+    yield temporary_path
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(temporary_path, 0o666 & ~mask)  # mkstemp gives 0600
+    os.replace(temporary_path, path)
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(temporary_path)
+
+
+@contextlib.contextmanager
+def folder_lock(folder):
+  """Make folder and hold it alone for the block; the lock of a dead process does not count.
+
+  Raises:
+    UserError: if another process holds it; the message names its process id.
+  """
+  os.makedirs(folder, exist_ok=True)
+  process_id_path = os.path.join(folder, 'train.pid')
+  lock = filelock.FileLock(os.path.join(folder, 'train.lock'))
+  try:
+    lock.acquire(timeout=0)
+  except filelock.Timeout:
+    try:
+      with open(process_id_path) as file:
+        holder = f'process {file.read().strip()}'
+    except OSError:
+      holder = 'another process'
+    raise UserError(f'--model_dir={folder}: {holder} is training in this folder; '
+                    'wait for its end, or choose another folder') from None
+  try:
+    with replace_file(process_id_path) as temporary_path, open(temporary_path, 'w') as file:
+      file.write(f'{os.getpid()}\n')
+    yield
+  finally:
+    with contextlib.suppress(OSError):
+      os.remove(process_id_path)
+    lock.release()
+
+
+@contextlib.contextmanager
+def download(url, folder, sha256=None):
+  """Download url into a temporary folder inside folder; give its path until the block ends.
+
+  Args:
+    url: str.
+    folder: str, where the file is wanted; made if missing.
+    sha256: hexadecimal digest that the file must have, or None where none is published.
+
+  Raises:
+    UserError: if the file cannot be had or differs from its digest; the message says what
+      to fetch and where to put it.
+  """
+  os.makedirs(folder, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix='.download-', dir=folder) as temporary_dir:
+    name = url.rsplit('/', 1)[-1]
+    try:
+      path = tf.keras.utils.get_file(name, url, cache_dir=temporary_dir, cache_subdir='.',
+                                     file_hash=sha256, hash_algorithm='sha256')
+    except Exception as error:  # get_file raises plain Exception for every network failure
+      raise UserError(f'cannot download {url} ({describe(error)}): fetch it on a machine with '
+                      f'network access and put it, or its contents, into {folder}') from None
+    yield path
+
+
+# -- Checkpoints -------------------------------------------------------------------------
+
+
+def step_of(checkpoint_path):
+  """Return the training step, an int, at the end of a checkpoint's name."""
+  return int(checkpoint_path.rsplit('-', 1)[-1])
+
+
+def named_checkpoints(model_dir, model_name):
+  """Return the paths of the folder's checkpoints, oldest first.
+
+  They are those that the `checkpoint` state file names; where that file is missing or
+  unreadable, those whose index file is there.
+  """
+  state = tf.train.get_checkpoint_state(model_dir)
+  paths = list(state.all_model_checkpoint_paths) if state else []
+  if not paths:
+    paths = [path[:-len('.index')] for path in
+             glob.glob(os.path.join(glob.escape(model_dir), f'{model_name}-*.index'))]
+  # By name alone, so that a folder may be moved.
+  names = {os.path.basename(path) for path in paths}
+  numbered = re.compile(re.escape(model_name) + r'-\d+')
+  return sorted((os.path.join(model_dir, name) for name in names if numbered.fullmatch(name)), key=step_of)
+
+
+def checkpoint_shapes(checkpoint_path):
+  """Return {variable name: shape as a list} of a checkpoint.
+
+  Raises:
+    DamagedCheckpoint: if its files are missing, cut short or no checkpoint.
+  """
+  try:
+    return tf.train.load_checkpoint(checkpoint_path).get_variable_to_shape_map()
+  except (ValueError, *FILE_ERRORS) as error:
+    raise DamagedCheckpoint(f'{checkpoint_path} is no whole checkpoint ({describe(error)})') from None
+
+
+class DamagedCheckpoint(UserError):
+  """A checkpoint whose files are missing or cut short."""
+
+
+def restore_checkpoint(sess, saver, variables, checkpoint_path):
+  """Restore all variables from a checkpoint.
+
+  Args:
+    sess: the session to restore into.
+    saver: the tf.train.Saver of the variables.
+    variables: {name in the checkpoint: variable}.
+    checkpoint_path: str.
+
+  Raises:
+    DamagedCheckpoint: if its files are missing or cut short; nothing is lost by trying another.
+    UserError: if it is whole but of another network.
+  """
+  shapes = checkpoint_shapes(checkpoint_path)
+  for name, variable in sorted(variables.items()):
+    expected = variable.shape.as_list()
+    if shapes.get(name) != expected:
+      found = f'has shape {shapes[name]}' if name in shapes else 'is missing'
+      raise UserError(f'{checkpoint_path} is of another network or other flags: {name} {found}, '
+                      f'expected {expected}; choose another --model_dir, or the flags it was made with')
+  try:
+    saver.restore(sess, checkpoint_path)
+  except (ValueError, *FILE_ERRORS) as error:
+    raise DamagedCheckpoint(f'{checkpoint_path} is damaged ({describe(error)})') from None
+
+
+def restore_newest(sess, saver, variables, checkpoint_paths):
+  """Restore the newest whole checkpoint, and say which damaged ones were passed over.
+
+  Args:
+    sess, saver, variables: as for `restore_checkpoint`.
+    checkpoint_paths: list of str, oldest first.
+
+  Returns:
+    The path restored, or None if there are no checkpoints.
+
+  Raises:
+    UserError: if there are checkpoints and none of them is whole, or one is of another network.
+  """
+  for path in reversed(checkpoint_paths):
+    try:
+      restore_checkpoint(sess, saver, variables, path)
+      return path
+    except DamagedCheckpoint as error:
+      warn(f'{error}: skipped')
+  if checkpoint_paths:
+    raise UserError(f'none of the {len(checkpoint_paths)} checkpoints in '
+                    f'{os.path.dirname(checkpoint_paths[0])} is whole: move that folder away to start anew')
+  return None
+
+
+def resume(sess, saver, variables, model_dir, model_name):
+  """Restore a trainer's newest whole checkpoint; sweep what a killed trainer left half-written.
+
+  The caller holds the folder's lock. Returns the path restored, or None in a new folder.
+  """
+  remove_temporary_files(model_dir, model_name)
+  paths = named_checkpoints(model_dir, model_name)
+  path = restore_newest(sess, saver, variables, paths)
+  # The saver goes on deleting the oldest of these, and no longer names damaged ones.
+  saver.recover_last_checkpoints(paths[:paths.index(path) + 1] if path else [])
+  return path
+
+
+def remove_temporary_files(model_dir, model_name):
+  """Remove what an unfinished save leaves: folders and files that no state file names."""
+  for pattern in (f'{model_name}-*_temp*', f'{model_name}-*.tempstate*', 'checkpoint.tmp*'):
+    for path in glob.glob(os.path.join(glob.escape(model_dir), pattern)):
+      if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+      else:
+        with contextlib.suppress(OSError):
+          os.remove(path)
+
+
+def save_checkpoint(sess, saver, model_dir, model_name, step):
+  """Write model_dir/model_name-step and name it in the `checkpoint` state file; return its path.
+
+  Raises:
+    UserError: if it cannot be written; the checkpoints before it stay as they are.
+  """
+  try:
+    # No .meta file: the graph is code here, and a large file that nothing reads.
+    return saver.save(sess, os.path.join(model_dir, model_name), global_step=step, write_meta_graph=False)
+  except (ValueError, OSError, *FILE_ERRORS) as error:
+    remove_temporary_files(model_dir, model_name)
+    raise UserError(f'cannot save step {step} in --model_dir={model_dir} ({describe(error)}): make room or '
+                    'give write permission, then run again to go on from the checkpoint before') from None
