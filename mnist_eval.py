@@ -17,7 +17,7 @@ from absl import flags
 
 import mnist_inference
 import mnist_input
-from mnist_train import MODEL_NAME, MODEL_SAVE_PATH, MOVING_AVERAGE_DECAY, write_scalars
+from mnist_train import MODEL_NAME, MODEL_SAVE_PATH, MOVING_AVERAGE_DECAY
 
 FLAGS = flags.FLAGS
 
@@ -137,7 +137,7 @@ def score(sess, graph, data_set, writer, step, split, show_confusion):
   predicted = predict_logits(sess, graph, data_set.images).argmax(1)
   accuracy = float(np.mean(predicted == labels))
   print('After %s training step(s), %s accuracy = %g' % (step, split, accuracy))
-  write_scalars(writer, step, accuracy=accuracy)
+  script_support.write_scalars(writer, step, accuracy=accuracy)
   if show_confusion:
     print_confusion(confusion_matrix(labels, predicted))
     picture = tf.Summary.Image(height=WRONG_DIGITS_SIDE * mnist_inference.IMAGE_SIZE,

@@ -159,12 +159,6 @@ def build_training_graph(x, y_, num_examples, options):
   return TrainingGraph(train_op, loss, cross_entropy_mean, learning_rate, global_step, weights_finite)
 
 
-def write_scalars(writer, step, **values):
-  """Write named floats to TensorBoard at a step."""
-  writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=value)
-                                       for tag, value in values.items()]), step)
-
-
 def run_steps(sess, graph, saver, options, first_step):
   """Run steps first_step to training_steps, and save at 1, 1001, ..., the last, and on a signal.
 
@@ -189,7 +183,8 @@ def run_steps(sess, graph, saver, options, first_step):
             f'the loss is {loss:g} and not all weights are finite at step {step} with learning rate '
             f'{learning_rate:g}: this step is not saved; give a smaller --learning_rate_base')
       if save or step % SUMMARY_INTERVAL_STEPS == 0:
-        write_scalars(writer, step, loss=loss, cross_entropy=cross_entropy, learning_rate=learning_rate)
+        script_support.write_scalars(writer, step, loss=loss, cross_entropy=cross_entropy,
+                                     learning_rate=learning_rate)
       if save:
         bar.write('After %d training step(s), loss on training batch is %g.' % (step, loss))
         path = script_support.save_checkpoint(sess, saver, options.model_dir, MODEL_NAME, step)

@@ -9,6 +9,8 @@ one trainer a folder (`folder_lock`), checkpoints that are whole or not there at
 import contextlib
 import ctypes
 import glob
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -267,6 +269,70 @@ def download(url, folder, sha256=None):
       raise UserError(f'cannot download {url} ({describe(error)}): fetch it on a machine with '
                       f'network access and put it, or its contents, into {folder}') from None
     yield path
+
+
+def unpack(archive, folder):
+  """Unpack an open tarfile.TarFile into folder; only plain files and folders below it.
+
+  Raises:
+    UserError: if a member is a link or a device, or its path leads out of folder.
+  """
+  for member in archive:
+    parts = member.name.replace('\\', '/').split('/')
+    if not (member.isfile() or member.isdir()) or '..' in parts or parts[0] == '' or ':' in parts[0]:
+      raise UserError(f'{archive.name} holds the member {member.name!r}, which is no plain file below '
+                      'its folder: do not use this archive')
+    path = os.path.join(folder, *parts)
+    if member.isdir():
+      os.makedirs(path, exist_ok=True)
+      continue
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'wb') as file:
+      shutil.copyfileobj(archive.extractfile(member), file)
+
+
+def digest(chunks):
+  """Return the hexadecimal digest of an iterable of bytes."""
+  blake = hashlib.blake2b(digest_size=32)
+  for chunk in chunks:
+    blake.update(chunk)
+  return blake.hexdigest()
+
+
+def file_digest(path):
+  """Return the hexadecimal digest of a file's content."""
+  with open(path, 'rb') as file:
+    return digest(iter(lambda: file.read(1 << 20), b''))
+
+
+def read_json(path):
+  """Return the object, a dict, in a JSON file.
+
+  Raises:
+    UserError: if the file is missing or no JSON object.
+    OSError: if it cannot be read.
+  """
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except FileNotFoundError:
+    raise UserError(f'{path} is missing: it belongs beside the file it describes') from None
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{path} is no JSON file ({error}): make it anew') from None
+  if not isinstance(content, dict):
+    raise UserError(f'{path} holds no JSON object: make it anew')
+  return content
+
+
+def is_list_of_names(value):
+  """Return whether value is a list of str, none of them empty."""
+  return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+
+
+def write_scalars(writer, step, **values):
+  """Write named floats to TensorBoard at a step."""
+  writer.add_summary(tf.Summary(value=[tf.Summary.Value(tag=tag, simple_value=value)
+                                       for tag, value in values.items()]), step)
 
 
 # -- Checkpoints -------------------------------------------------------------------------
