@@ -68,7 +68,9 @@ def ink_of(grey):
   border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
   paper = np.median(border)
   ink = paper - grey if paper > (grey.min() + grey.max()) / 2 else grey - paper
-  return np.clip(ink / max(ink.max(), 1e-6), 0, 1)
+  # Not the maximum, which in a JPEG is the dark line that its compression adds beside an edge.
+  full_ink = np.percentile(ink[ink >= ink.max() / 2], 75)
+  return np.clip(ink / full_ink, 0, 1)
 
 
 def normalize(ink):

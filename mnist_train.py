@@ -146,10 +146,12 @@ def build_training_graph(x, y_, num_examples, options):
   learning_rate = tf.train.exponential_decay(
       options.learning_rate_base, global_step, num_examples / options.batch_size,
       options.learning_rate_decay, staircase=True)
-  train_step = tf.train.GradientDescentOptimizer(learning_rate).minimize(loss, global_step)
+  # Order matters, twice: the loss is that of the weights before the step, and the averages
+  # read the weights that the step has written.
+  with tf.control_dependencies([loss]):
+    train_step = tf.train.GradientDescentOptimizer(learning_rate).minimize(loss, global_step)
   # The step number lets the averages follow faster at first: min(decay, (1 + step) / (10 + step)).
   variable_averages = tf.train.ExponentialMovingAverage(options.moving_average_decay, global_step)
-  # Order matters: the averages read the weights that the step has written.
   with tf.control_dependencies([train_step]):
     variables_averages_op = variable_averages.apply(tf.trainable_variables())
   with tf.control_dependencies([variables_averages_op]):

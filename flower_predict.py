@@ -1,0 +1,131 @@
+"""Classify photos with a model of flower_finetune.py.
+
+    python flower_predict.py photo.jpg another.jpg
+
+Reads JPEG files and the model folder alone: class names, batch normalisation and newest
+checkpoint. Prints for each photo its most probable classes.
+"""
+import os
+
+import script_support  # first: it imports TensorFlow quietly
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from absl import flags
+
+import flower_inference
+import flower_preprocess
+
+FLAGS = flags.FLAGS
+
+# As flower_finetune.py writes them.
+MODEL_DIR = os.path.join('model-saves', 'inception')
+MODEL_NAME = 'flower.ckpt'
+
+BATCH = 32  # photos in one run
+TOP_K = 3  # classes printed for a photo
+
+
+def define_flags():
+  """Define the flags of prediction."""
+  flags.DEFINE_string('model_dir', MODEL_DIR, 'Folder of the fine-tuned checkpoints.')
+  flags.DEFINE_integer('top_k', TOP_K, 'Most probable classes to print.', lower_bound=1)
+
+
+def read_model(model_dir):
+  """Return the class names of a model that can answer for one photo alone.
+
+  Args:
+    model_dir: str, a folder of flower_finetune.py.
+
+  Raises:
+    script_support.UserError: if the folder holds no such model, or one that normalises each
+      photo with the statistics of its batch.
+  """
+  path = os.path.join(model_dir, 'model.json')
+  if not os.path.exists(path):
+    raise script_support.UserError(f'--model_dir={model_dir} holds no model: run flower_finetune.py first')
+  model = script_support.read_json(path)
+  labels = model.get('labels')
+  if not script_support.is_list_of_names(labels) or len(labels) < 2:
+    raise script_support.UserError(f'{path}: "labels" is no list of two or more class names: '
+                                   'fine-tune into a new --model_dir')
+  if model.get('batch_norm') != 'frozen':
+    raise script_support.UserError(
+        f'--model_dir={model_dir} was trained with --batch_norm={model.get("batch_norm")}, so that its answer '
+        'for a photo depends on the others of a batch: fine-tune with --batch_norm=frozen to classify photos')
+  return labels
+
+
+def read_photos(paths):
+  """Decode and scale photos as preprocessing does.
+
+  Args:
+    paths: list of str.
+
+  Returns:
+    ({path: float32 [299, 299, 3] in [0, 1]}, [(path, why it could not be read)]).
+  """
+  photos, problems = {}, []
+  with tf.Graph().as_default(), tf.Session() as sess:
+    contents = tf.placeholder(tf.string, [])
+    decoded = flower_preprocess.decode_photo(contents)
+    for path in paths:
+      problem = flower_preprocess.photo_problem(path)
+      if not problem:
+        try:
+          with open(path, 'rb') as file:
+            photos[path] = sess.run(decoded, {contents: file.read()})
+          continue
+        except tf.errors.InvalidArgumentError:
+          problem = 'is damaged or cut short'
+      problems.append((path, problem))
+  return photos, problems
+
+
+def predict(photos, model_dir):
+  """Return the class probabilities of photos, with the newest whole checkpoint.
+
+  Args:
+    photos: float32 [n, 299, 299, 3] in [0, 1].
+    model_dir: str.
+
+  Returns:
+    (class names; float32 [n, classes], each row adding up to 1).
+
+  Raises:
+    script_support.UserError: as `read_model`, or if there is no whole checkpoint.
+  """
+  labels = read_model(model_dir)
+  with tf.Graph().as_default(), tf.Session() as sess:
+    images = tf.placeholder(tf.float32, [None, flower_inference.IMAGE_SIZE, flower_inference.IMAGE_SIZE, 3])
+    logits, _ = flower_inference.inference(images, len(labels), is_training=False)
+    probabilities = tf.nn.softmax(logits)
+    variables = flower_inference.model_variables()
+    path = script_support.restore_newest(sess, tf.train.Saver(variables),
+                                         {variable.op.name: variable for variable in variables},
+                                         script_support.named_checkpoints(model_dir, MODEL_NAME))
+    if path is None:
+      raise script_support.UserError(f'--model_dir={model_dir} holds no checkpoint: run flower_finetune.py first')
+    return labels, np.concatenate([sess.run(probabilities, {images: photos[start:start + BATCH]})
+                                   for start in range(0, len(photos), BATCH)])
+
+
+def main(argv):
+  if len(argv) < 2:
+    raise script_support.UsageError('no photo given: python flower_predict.py PHOTO...')
+  read_model(FLAGS.model_dir)  # first, so that photos are not decoded in vain
+  photos, problems = read_photos(argv[1:])
+  for path, problem in problems:
+    script_support.warn(f'error: {path} {problem}')
+  if photos:
+    labels, probabilities = predict(np.stack(list(photos.values())), FLAGS.model_dir)
+    for path, row in zip(photos, probabilities, strict=True):
+      best = np.argsort(-row, kind='stable')[:FLAGS.top_k]
+      print(f'{script_support.printable(path)}: '
+            + ', '.join(f'{script_support.printable(labels[k])} {row[k]:.4f}' for k in best))
+  return script_support.FAILURE if problems else script_support.SUCCESS
+
+
+if __name__ == '__main__':
+  script_support.run(main, define_flags)
