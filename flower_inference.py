@@ -10,7 +10,7 @@ import script_support  # first: it imports TensorFlow quietly
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import ops
 
-# First cure: tf-slim reads ops.Tensor when it is imported, which TensorFlow 2.15 took away.
+# First cure: tf-slim reads ops.Tensor, which TensorFlow 2.15 took away.
 if not hasattr(ops, 'Tensor'):
   ops.Tensor = tf.Tensor
 

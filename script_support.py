@@ -34,34 +34,39 @@ def _has_gpu_driver():
 
 
 @contextlib.contextmanager
-def _information_lines_held_back():
-  """Hold back what TensorFlow logs in this block, and pass on all but information.
+def log_lines_held_back(pattern):
+  """Hold back what is written to standard error in this block, and pass on all but some lines.
 
-  TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
-  That a machine without a GPU driver has none counts as information too.
+  Args:
+    pattern: bytes, regular expression of the beginning of the lines to drop.
   """
-  information = (rb'I\d{4} |.* I tensorflow/|WARNING: All log messages before absl::InitializeLog'
-                 rb'|To enable the following instructions: ')
-  if not _has_gpu_driver():
-    information += rb'|.*failed call to cuInit'
+  sys.stderr.flush()
   standard_error = os.dup(2)
   with tempfile.TemporaryFile() as held:
     os.dup2(held.fileno(), 2)
     try:
       yield
     finally:
+      sys.stderr.flush()
       os.dup2(standard_error, 2)
       os.close(standard_error)
       held.seek(0)
       for line in held:
-        if not re.match(information, line):
+        if not re.match(pattern, line):
           os.write(2, line)
 
+
+# TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
+# That a machine without a GPU driver has none counts as information too.
+_INFORMATION = (rb'I\d{4} |.* I tensorflow/|WARNING: All log messages before absl::InitializeLog'
+                rb'|To enable the following instructions: ')
+if not _has_gpu_driver():
+  _INFORMATION += rb'|.*failed call to cuInit'
 
 if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1') == '0':
   import tensorflow.compat.v1 as tf
 else:
-  with _information_lines_held_back():
+  with log_lines_held_back(_INFORMATION):
     import tensorflow.compat.v1 as tf
     tf.config.list_physical_devices()  # looks for GPUs, and logs, here rather than later
   tf.get_logger().setLevel('ERROR')  # no deprecation warnings: TF1 style is the point here
