@@ -32,6 +32,7 @@ INPUT_DATA = flower_preprocess.OUTPUT_FILE
 TRAIN_FILE = os.path.join('model-saves', 'inception')  # the folder of the checkpoints
 MODEL_NAME = 'flower.ckpt'
 CKPT_FILE = os.path.join('model-saves', 'inception', 'inception_v3.ckpt')
+MODEL_FILE = 'model.json'  # class names and batch normalisation, for flower_predict.py
 FEATURES_NAME = 'features.npz'
 CKPT_URL = 'http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz'
 
@@ -135,7 +136,8 @@ def fetch_checkpoint(ckpt_file, variables):
     script_support.UserError: if it cannot be had or is not of this network.
   """
   folder = os.path.dirname(ckpt_file) or '.'
-  with script_support.download(CKPT_URL, folder) as archive_path:
+  cure = f'fetch it elsewhere and unpack it, so that inception_v3.ckpt is at --ckpt_file={ckpt_file}'
+  with script_support.download(CKPT_URL, folder, cure) as archive_path:
     with tarfile.open(archive_path) as archive:
       script_support.unpack(archive, os.path.dirname(archive_path))
     unpacked = os.path.join(os.path.dirname(archive_path), os.path.basename(CKPT_FILE))
@@ -303,20 +305,18 @@ def print_test_report(predicted, data):
             f'{script_support.printable(data.labels[wrong])}')
 
 
-def claim_model_dir(labels, options):
-  """Leave in the model folder what a prediction needs, or check that it is already so.
-
-  Raises:
-    script_support.UserError: if the folder's checkpoints are of other classes or of the
-      other batch normalisation.
-  """
-  path = os.path.join(options.model_dir, 'model.json')
-  model = {'labels': labels, 'batch_norm': options.batch_norm}
-  if script_support.named_checkpoints(options.model_dir, MODEL_NAME):
-    for key, value in script_support.read_json(path).items():
+def check_model_dir(model, model_dir):
+  """Raise script_support.UserError if the folder's checkpoints are of other classes or batch normalisation."""
+  if script_support.named_checkpoints(model_dir, MODEL_NAME):
+    for key, value in script_support.read_json(os.path.join(model_dir, MODEL_FILE)).items():
       if value != model.get(key):
-        raise script_support.UserError(f'--model_dir={options.model_dir} holds checkpoints with {key} {value}, '
+        raise script_support.UserError(f'--model_dir={model_dir} holds checkpoints with {key} {value}, '
                                        f'not {model.get(key)}: choose another folder')
+
+
+def write_model(model, model_dir):
+  """Leave in the model folder what a prediction needs beside a checkpoint."""
+  path = os.path.join(model_dir, MODEL_FILE)
   with script_support.replace_file(path) as temporary_path, open(temporary_path, 'w', encoding='utf-8') as file:
     json.dump(model, file, indent=1)
 
@@ -333,13 +333,14 @@ def finetune(data, data_digest, options=Options()):
     int64 [n], the predicted classes of the testing images; None if a signal ended training.
 
   Raises:
-    script_support.UserError: see `load_tuned_variables`, `claim_model_dir`, `train_steps`.
+    script_support.UserError: see `load_tuned_variables`, `check_model_dir`, `train_steps`.
   """
   with script_support.folder_lock(options.model_dir), tf.Graph().as_default():
     tf.set_random_seed(options.seed)
     graph = build_finetuning_graph(len(data.labels), options)
     tuned_variables = flower_inference.get_tuned_variables(options.checkpoint_exclude_scopes)
-    claim_model_dir(data.labels, options)
+    model = {'labels': data.labels, 'batch_norm': options.batch_norm}
+    check_model_dir(model, options.model_dir)
     variables = tf.global_variables()
     saver = tf.train.Saver(variables, save_relative_paths=True)
     with tf.Session() as sess:
@@ -351,6 +352,7 @@ def finetune(data, data_digest, options=Options()):
         print(f'Going on from {path}.')
       else:
         load_tuned_variables(sess, options.ckpt_file, tuned_variables)
+      write_model(model, options.model_dir)
       steps_done = int(sess.run(graph.global_step))
       examples = make_examples(sess, graph, data, options, data_digest)
       if steps_done >= options.steps:

@@ -359,7 +359,8 @@ def fetch_photos(input_dir):
     script_support.UserError: if they cannot be had.
   """
   parent = os.path.dirname(os.path.abspath(input_dir))
-  with script_support.download(ARCHIVE_URL, parent, ARCHIVE_SHA256) as archive_path, \
+  cure = f'fetch it elsewhere and unpack it, so that --input_dir={input_dir} holds the class folders'
+  with script_support.download(ARCHIVE_URL, parent, cure, ARCHIVE_SHA256) as archive_path, \
       tempfile.TemporaryDirectory(dir=parent) as temporary_dir:
     with tarfile.open(archive_path) as archive:
       script_support.unpack(archive, temporary_dir)

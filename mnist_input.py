@@ -175,10 +175,11 @@ def _fetch(data_dir):
   """Fill data_dir from the public mirror, all four files or none."""
   import script_support  # here, because only a download needs TensorFlow
 
+  cure = f'fetch {", ".join(SHA256)} from {MIRROR} elsewhere and put them into --data_dir={data_dir}'
   fetched = []
   try:
     for name, sha256 in SHA256.items():
-      with script_support.download(MIRROR + name, data_dir, sha256) as path:
+      with script_support.download(MIRROR + name, data_dir, cure, sha256) as path:
         os.replace(path, os.path.join(data_dir, name))
         fetched.append(name)
   except BaseException:

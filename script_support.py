@@ -252,17 +252,17 @@ def folder_lock(folder):
 
 
 @contextlib.contextmanager
-def download(url, folder, sha256=None):
+def download(url, folder, cure, sha256=None):
   """Download url into a temporary folder inside folder; give its path until the block ends.
 
   Args:
     url: str.
     folder: str, where the file is wanted; made if missing.
+    cure: str, what to put where by hand, for a machine without network.
     sha256: hexadecimal digest that the file must have, or None where none is published.
 
   Raises:
-    UserError: if the file cannot be had or differs from its digest; the message says what
-      to fetch and where to put it.
+    UserError: if the file cannot be had or differs from its digest; the message ends in cure.
   """
   os.makedirs(folder, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='.download-', dir=folder) as temporary_dir:
@@ -271,8 +271,7 @@ def download(url, folder, sha256=None):
       path = tf.keras.utils.get_file(name, url, cache_dir=temporary_dir, cache_subdir='.',
                                      file_hash=sha256, hash_algorithm='sha256')
     except Exception as error:  # get_file raises plain Exception for every network failure
-      raise UserError(f'cannot download {url} ({describe(error)}): fetch it on a machine with '
-                      f'network access and put it, or its contents, into {folder}') from None
+      raise UserError(f'cannot download {url} ({describe(error)}): {cure}') from None
     yield path
 
 

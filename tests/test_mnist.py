@@ -1,5 +1,6 @@
 """The MNIST half: reader, network, training, evaluation and prediction, against numpy and files."""
 import gzip
+import hashlib
 import math
 import os
 import re
@@ -25,6 +26,7 @@ VARIABLES = {
     'layer5-fc1/weight': [3136, 512], 'layer5-fc1/bias': [512],
     'layer6-fc2/weight': [512, 10], 'layer6-fc2/bias': [10],
 }
+MNIST_DIR = support.ROOT / mnist_input.DATA_DIR
 AVERAGE = '/ExponentialMovingAverage'
 
 
@@ -48,8 +50,16 @@ def trained_dir(mnist, tmp_path_factory):
 # -- Reader ------------------------------------------------------------------------------
 
 
+def test_bundled_files_have_the_listed_digests():
+  listed = re.findall(r'^\| `(\S+)` \| `([0-9a-f]{64})` \|$', (MNIST_DIR / 'README.md').read_text(), re.M)
+  assert len(listed) == 4
+  for name, digest in listed:
+    content = gzip.decompress((MNIST_DIR / f'{name}.gz').read_bytes())
+    assert hashlib.sha256(content).hexdigest() == digest
+
+
 def test_bundled_files_are_mnist():
-  mnist = mnist_input.read_data_sets(str(support.ROOT / mnist_input.DATA_DIR), one_hot=False)
+  mnist = mnist_input.read_data_sets(str(MNIST_DIR), one_hot=False)
   assert [part.num_examples for part in mnist] == [55000, 5000, 10000]
   assert mnist.train.images.shape == (55000, 784) and mnist.train.images.dtype == np.float32
   assert mnist.train.images.min() == 0 and mnist.train.images.max() == 1
