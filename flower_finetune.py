@@ -13,6 +13,7 @@ import math
 import os
 import tarfile
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import script_support  # first: it imports TensorFlow quietly
@@ -138,8 +139,11 @@ def fetch_checkpoint(ckpt_file, variables):
   folder = os.path.dirname(ckpt_file) or '.'
   cure = f'fetch it elsewhere and unpack it, so that inception_v3.ckpt is at --ckpt_file={ckpt_file}'
   with script_support.download(CKPT_URL, folder, cure) as archive_path:
-    with tarfile.open(archive_path) as archive:
-      script_support.unpack(archive, os.path.dirname(archive_path))
+    try:
+      with tarfile.open(archive_path) as archive:
+        script_support.unpack(archive, os.path.dirname(archive_path))
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+      raise script_support.UserError(f'{CKPT_URL} is no whole archive ({type(error).__name__}): {cure}') from None
     unpacked = os.path.join(os.path.dirname(archive_path), os.path.basename(CKPT_FILE))
     shapes = script_support.checkpoint_shapes(unpacked)
     for variable in variables:
@@ -178,7 +182,8 @@ def load_tuned_variables(sess, ckpt_file, variables):
     raise script_support.UserError(f'--ckpt_file={ckpt_file} has none of the {len(variables)} variables to '
                                    'restore: give a checkpoint of Inception-v3 in slim\'s names')
   try:
-    tf.train.Saver(found).restore(sess, ckpt_file)
+    with script_support.log_lines_held_back(script_support.RAISED_TOO):
+      tf.train.Saver(found).restore(sess, ckpt_file)
   except (ValueError, *script_support.FILE_ERRORS) as error:
     raise script_support.UserError(f'--ckpt_file={ckpt_file} is damaged '
                                    f'({script_support.describe(error)}): fetch it again') from None
@@ -223,7 +228,8 @@ def load_features(sess, graph, data, options, data_digest):
            if not flower_inference.only_head([variable])]
   key = script_support.digest([data_digest.encode()] + [value.tobytes() for value in sess.run(trunk)])
   # A file that is missing, damaged or of something else is made anew.
-  with contextlib.suppress(FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+  with contextlib.suppress(FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
+                           zlib.error, NotImplementedError):
     with np.load(path, allow_pickle=False) as stored:
       if str(stored['key']) == key:
         print(f'Features of all photos from {path}.')
@@ -277,7 +283,11 @@ def train_steps(sess, graph, examples, saver, options, steps_done):
       if not math.isfinite(cross_entropy):
         raise script_support.UserError(f'the cross entropy is {cross_entropy:g} at step {i}, which is not saved: '
                                        f'give less than --learning_rate={options.learning_rate:g}')
-      if i % REPORT_INTERVAL_STEPS == 0 or i + 1 == options.steps or stop.received:
+      report = i % REPORT_INTERVAL_STEPS == 0 or i + 1 == options.steps or stop.received
+      if report and not all(np.isfinite(value).all() for value in sess.run(graph.trained)):
+        raise script_support.UserError(f'not all weights are finite at step {i}, which is not saved: '
+                                       f'give less than --learning_rate={options.learning_rate:g}')
+      if report:
         correct = predict_labels(sess, graph, examples, 'validation') == examples.labels['validation']
         accuracy = float(np.mean(correct))
         script_support.save_checkpoint(sess, saver, options.model_dir, MODEL_NAME, i)
@@ -308,10 +318,11 @@ def print_test_report(predicted, data):
 def check_model_dir(model, model_dir):
   """Raise script_support.UserError if the folder's checkpoints are of other classes or batch normalisation."""
   if script_support.named_checkpoints(model_dir, MODEL_NAME):
-    for key, value in script_support.read_json(os.path.join(model_dir, MODEL_FILE)).items():
-      if value != model.get(key):
-        raise script_support.UserError(f'--model_dir={model_dir} holds checkpoints with {key} {value}, '
-                                       f'not {model.get(key)}: choose another folder')
+    stored = script_support.read_json(os.path.join(model_dir, MODEL_FILE))
+    for key, value in model.items():
+      if stored.get(key) != value:
+        raise script_support.UserError(f'--model_dir={model_dir} holds checkpoints with {key} '
+                                       f'{stored.get(key)}, not {value}: choose another folder')
 
 
 def write_model(model, model_dir):

@@ -74,8 +74,7 @@ def read_photos(paths):
       problem = flower_preprocess.photo_problem(path)
       if not problem:
         try:
-          # The decoder's own line on a damaged photo says no more than ours.
-          with open(path, 'rb') as file, script_support.log_lines_held_back(rb'.*jpeg_mem\.cc'):
+          with open(path, 'rb') as file, script_support.log_lines_held_back(script_support.RAISED_TOO):
             photos[path] = sess.run(decoded, {contents: file.read()})
           continue
         except tf.errors.InvalidArgumentError:

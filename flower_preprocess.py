@@ -11,6 +11,7 @@ import json
 import os
 import tarfile
 import tempfile
+import warnings
 from typing import NamedTuple
 
 import script_support  # first: it imports TensorFlow quietly
@@ -236,7 +237,8 @@ def write_records(file, photos, skipped):
   """
   header_size = _write_header(file, len(photos))
   written = []
-  with tqdm(total=len(photos), unit='photo', disable=None) as bar:
+  with script_support.log_lines_held_back(script_support.RAISED_TOO) as standard_error, \
+      tqdm(total=len(photos), unit='photo', disable=None, file=standard_error) as bar:
     for positions, images in decoded_photos([photo.path for photo in photos]):
       batch = [photos[position] for position in positions]
       records = np.zeros(len(batch), RECORD)
@@ -269,8 +271,8 @@ def preprocess(input_dir, output_file, testing_percentage=TEST_PERCENTAGE,
     OSError: if something cannot be read or written.
   """
   labels, photos, skipped = create_image_lists(input_dir, testing_percentage, validation_percentage, seed)
-  with script_support.replace_file(output_file) as temporary_path, \
-      script_support.replace_file(names_path(output_file)) as temporary_names_path:
+  with script_support.replace_file(names_path(output_file)) as temporary_names_path, \
+      script_support.replace_file(output_file) as temporary_path:
     with open(temporary_path, 'wb') as file:
       written = write_records(file, photos, skipped)
     for path, problem in skipped:
@@ -328,8 +330,12 @@ def load_processed_data(path):
   """
   try:
     # Unlike np.load, this never takes a file for a pickle or an archive.
-    records = np.lib.format.open_memmap(path, mode='r')
-  except (ValueError, TypeError, OverflowError, SyntaxError, EOFError, MemoryError) as error:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # of headers of Python 2, and of sizes that overflow
+      records = np.lib.format.open_memmap(path, mode='r')
+  except OSError:
+    raise
+  except Exception as error:  # numpy's parser raises IndexError, TokenError, RecursionError and more
     raise script_support.UserError(f'{path} is no whole .npy file of flower_preprocess.py '
                                    f'({str(error).strip()}): run that again') from None
   if records.dtype != RECORD or records.ndim != 1:
@@ -375,6 +381,10 @@ def main(argv):
         f'{FLAGS.testing_percentage} leave nothing to train on: give a sum below 100')
   if not FLAGS.output_file.endswith('.npy'):
     raise script_support.UsageError(f'--output_file={FLAGS.output_file}: give a name that ends in .npy')
+  folder = os.path.dirname(FLAGS.output_file) or '.'
+  if os.path.isdir(FLAGS.output_file) or not os.path.isdir(folder):
+    raise script_support.UserError(f'--output_file={FLAGS.output_file} is a folder, or in none: '
+                                   'give the name of a file in a folder')
   if not os.path.isdir(FLAGS.input_dir):
     if os.path.basename(os.path.normpath(FLAGS.input_dir)) != INPUT_DATA or os.path.exists(FLAGS.input_dir):
       raise script_support.UserError(f'--input_dir={FLAGS.input_dir} is no folder: give a folder of class folders')

@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 EVAL_INTERVAL_SECS = 10
 
 # Images in one run of the graph: its feature maps take about 0.3 MB an image.
-EVAL_BATCH_SIZE = 500
+EVAL_BATCH_SIZE = 200
 
 # What --confusion_matrix shows.
 CONFUSED_PAIRS = 5

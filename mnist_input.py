@@ -207,6 +207,8 @@ def read_data_sets(data_dir, one_hot=True, validation_size=VALIDATION_SIZE, seed
       validation_size leaves no training example.
     script_support.UserError: if the files cannot be fetched.
   """
+  if not data_dir or os.path.exists(data_dir) and not os.path.isdir(data_dir):
+    raise DataError(f'--data_dir={data_dir} is no folder: give the folder of the four MNIST files')
   if not os.path.isdir(data_dir) or not os.listdir(data_dir):
     _fetch(data_dir)
   images, labels = _read_pair(data_dir, 'train')

@@ -39,13 +39,15 @@ def log_lines_held_back(pattern):
 
   Args:
     pattern: bytes, regular expression of the beginning of the lines to drop.
+
+  Gives a text stream of standard error itself, for what cannot wait, like a progress bar.
   """
   sys.stderr.flush()
   standard_error = os.dup(2)
-  with tempfile.TemporaryFile() as held:
+  with tempfile.TemporaryFile() as held, open(standard_error, 'w', closefd=False) as stream:
     os.dup2(held.fileno(), 2)
     try:
-      yield
+      yield stream
     finally:
       sys.stderr.flush()
       os.dup2(standard_error, 2)
@@ -55,6 +57,11 @@ def log_lines_held_back(pattern):
         if not re.match(pattern, line):
           os.write(2, line)
 
+
+# TensorFlow logs errors that it raises, too. Where ours is the one line about them, this is the
+# pattern of its lines.
+RAISED_TOO = (rb'[EW].* (jpeg_mem|local_rendezvous|op_kernel|tensor_slice_reader|save_restore_v2_ops)\.cc:'
+              rb'|\t \[\[\{\{node ')
 
 # TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
 # That a machine without a GPU driver has none counts as information too.
@@ -111,7 +118,8 @@ def describe(error):
     return ': '.join(places + [error.strerror])
   if isinstance(error, tf.errors.OpError):
     # The rest of a message are the graph's nodes.
-    return error.message.strip().split('\n')[0] or type(error).__name__
+    reason = re.split(r"\nNode: '[^']*'\n", error.message)[-1]
+    return reason.strip().split('\n')[0] or type(error).__name__
   return str(error) or type(error).__name__
 
 
@@ -130,9 +138,14 @@ def _parse_flags(argv):
     app.usage(shorthelp=True, writeto_stdout=True)
     sys.exit(SUCCESS)
   try:
-    return flags.FLAGS(argv)
+    arguments = flags.FLAGS(argv)
   except flags.Error as error:
     raise UsageError(f'{error}: {_cure(error)}') from None
+  for name in flags.FLAGS:  # absl's bounds let nan pass, and TensorFlow computes in float32
+    value = flags.FLAGS[name].value
+    if isinstance(value, float) and not abs(value) <= 3.4e38:
+      raise UsageError(f'--{name}={value:g}: give a finite number')
+  return arguments
 
 
 def run(main, define_flags):
@@ -208,7 +221,10 @@ class StopSignals:
 def replace_file(path):
   """Give the path of a temporary file beside path; rename it to path if the block succeeds."""
   folder, name = os.path.split(path)
-  handle, temporary_path = tempfile.mkstemp(prefix=f'.{name}.', suffix='.tmp', dir=folder or '.')
+  try:
+    handle, temporary_path = tempfile.mkstemp(prefix=f'.{name}.', suffix='.tmp', dir=folder or '.')
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, path) from None  # not the temporary name
   os.close(handle)
   try:
     yield temporary_path
@@ -228,7 +244,10 @@ def folder_lock(folder):
   Raises:
     UserError: if another process holds it; the message names its process id.
   """
-  os.makedirs(folder, exist_ok=True)
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise UserError(f'--model_dir={folder} cannot be made ({error.strerror}): give another folder') from None
   process_id_path = os.path.join(folder, 'train.pid')
   lock = filelock.FileLock(os.path.join(folder, 'train.lock'))
   try:
@@ -353,7 +372,10 @@ def named_checkpoints(model_dir, model_name):
   They are those that the `checkpoint` state file names; where that file is missing or
   unreadable, those whose index file is there.
   """
-  state = tf.train.get_checkpoint_state(model_dir)
+  try:
+    state = tf.train.get_checkpoint_state(model_dir)
+  except (ValueError, *FILE_ERRORS):  # neither text nor UTF-8, or empty
+    state = None
   paths = list(state.all_model_checkpoint_paths) if state else []
   if not paths:
     paths = [path[:-len('.index')] for path in
@@ -371,8 +393,9 @@ def checkpoint_shapes(checkpoint_path):
     DamagedCheckpoint: if its files are missing, cut short or no checkpoint.
   """
   try:
-    return tf.train.load_checkpoint(checkpoint_path).get_variable_to_shape_map()
-  except (ValueError, *FILE_ERRORS) as error:
+    with log_lines_held_back(RAISED_TOO):
+      return tf.train.load_checkpoint(checkpoint_path).get_variable_to_shape_map()
+  except (ValueError, tf.errors.OpError) as error:  # a plain OpError where the index is no table
     raise DamagedCheckpoint(f'{checkpoint_path} is no whole checkpoint ({describe(error)})') from None
 
 
@@ -401,7 +424,8 @@ def restore_checkpoint(sess, saver, variables, checkpoint_path):
       raise UserError(f'{checkpoint_path} is of another network or other flags: {name} {found}, '
                       f'expected {expected}; choose another --model_dir, or the flags it was made with')
   try:
-    saver.restore(sess, checkpoint_path)
+    with log_lines_held_back(RAISED_TOO):
+      saver.restore(sess, checkpoint_path)
   except (ValueError, *FILE_ERRORS) as error:
     raise DamagedCheckpoint(f'{checkpoint_path} is damaged ({describe(error)})') from None
 
@@ -463,7 +487,8 @@ def save_checkpoint(sess, saver, model_dir, model_name, step):
   """
   try:
     # No .meta file: the graph is code here, and a large file that nothing reads.
-    return saver.save(sess, os.path.join(model_dir, model_name), global_step=step, write_meta_graph=False)
+    with log_lines_held_back(RAISED_TOO):
+      return saver.save(sess, os.path.join(model_dir, model_name), global_step=step, write_meta_graph=False)
   except (ValueError, OSError, *FILE_ERRORS) as error:
     remove_temporary_files(model_dir, model_name)
     raise UserError(f'cannot save step {step} in --model_dir={model_dir} ({describe(error)}): make room or '
