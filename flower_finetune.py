@@ -270,7 +270,7 @@ def train_steps(sess, graph, examples, saver, options, steps_done):
   """
   inputs, labels = examples.inputs['training'], examples.labels['training']
   batches_an_epoch = math.ceil(len(inputs) / options.batch_size)
-  writer = tf.summary.FileWriter(os.path.join(options.model_dir, 'train'))
+  writer = script_support.open_writer(os.path.join(options.model_dir, 'train'))
   with script_support.StopSignals() as stop, writer, \
       tqdm(total=options.steps, initial=steps_done, unit='step', disable=None) as bar:
     for i in range(steps_done, options.steps):

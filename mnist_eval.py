@@ -7,6 +7,7 @@ Reads the MNIST files of --data_dir and the checkpoints of --model_dir, prints t
 of each, and writes it to TensorBoard in a folder of its own inside --model_dir.
 """
 import os
+import time
 from typing import NamedTuple
 
 import script_support  # first: it imports TensorFlow quietly
@@ -150,17 +151,27 @@ def score(sess, graph, data_set, writer, step, split, show_confusion):
 
 
 def new_checkpoints(model_dir, run_once, eval_interval_secs, timeout_secs):
-  """Yield lists of checkpoint paths, oldest first: once all there are, or as new ones arrive."""
+  """Yield lists of checkpoint paths, oldest first: all there are, or each as it arrives."""
   if run_once:
-    yield script_support.named_checkpoints(model_dir, MODEL_NAME)
-    return
-  seen = set()
-  for _ in tf.train.checkpoints_iterator(model_dir, min_interval_secs=eval_interval_secs,
-                                         timeout=timeout_secs):
-    # The iterator tells only of the newest; several may have come since the last look.
-    paths = [path for path in script_support.named_checkpoints(model_dir, MODEL_NAME) if path not in seen]
-    seen.update(paths)
+    paths = script_support.named_checkpoints(model_dir, MODEL_NAME)
     yield paths
+    # Still here: the trainer may have deleted all of them while they were read.
+    yield [path for path in script_support.named_checkpoints(model_dir, MODEL_NAME) if path not in paths]
+    return
+  # Not tf.train.checkpoints_iterator: it tells only of the newest, though several may have come
+  # since the last look, and a spoiled state file ends it with a traceback.
+  seen, last_news = set(), time.monotonic()
+  while True:
+    look = time.monotonic()
+    paths = [path for path in script_support.named_checkpoints(model_dir, MODEL_NAME) if path not in seen]
+    if paths:
+      seen.update(paths)
+      yield paths
+      last_news = time.monotonic()
+    elif timeout_secs is not None and look - last_news >= timeout_secs:
+      return
+    pause = eval_interval_secs if timeout_secs is None else min(eval_interval_secs, timeout_secs)
+    time.sleep(max(0.1, pause - (time.monotonic() - look)))
 
 
 def evaluate(mnist, model_dir=MODEL_SAVE_PATH, split='validation', run_once=False,
@@ -195,10 +206,10 @@ def evaluate(mnist, model_dir=MODEL_SAVE_PATH, split='validation', run_once=Fals
             script_support.warn(f'{error}: skipped')
             continue
           # Only now: an evaluation that finds nothing leaves nothing.
-          writer = writer or tf.summary.FileWriter(os.path.join(model_dir, f'eval_{split}'))
+          writer = writer or script_support.open_writer(os.path.join(model_dir, f'eval_{split}'))
           accuracy = score(sess, graph, data_set, writer, script_support.step_of(path), split, show_confusion)
           if run_once:
-            break
+            return accuracy
     except KeyboardInterrupt:  # SIGTERM too, see script_support.run
       print('Stopped by a signal.')
     finally:

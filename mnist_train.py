@@ -171,7 +171,7 @@ def run_steps(sess, graph, saver, options, first_step):
     script_support.UserError: if the loss or a weight is not finite; that step is not saved.
   """
   run_step = sess.make_callable([graph.train_op, graph.loss, graph.cross_entropy, graph.learning_rate])
-  writer = tf.summary.FileWriter(os.path.join(options.model_dir, 'train'), sess.graph)
+  writer = script_support.open_writer(os.path.join(options.model_dir, 'train'))
   # disable=None: no bar where standard error is not a terminal.
   with script_support.StopSignals() as stop, writer, \
       tqdm(total=options.training_steps, initial=first_step - 1, unit='step', disable=None) as bar:

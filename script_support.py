@@ -61,7 +61,7 @@ def log_lines_held_back(pattern):
 # TensorFlow logs errors that it raises, too. Where ours is the one line about them, this is the
 # pattern of its lines.
 RAISED_TOO = (rb'[EW].* (jpeg_mem|local_rendezvous|op_kernel|tensor_slice_reader|save_restore_v2_ops)\.cc:'
-              rb'|\t \[\[\{\{node ')
+              rb'|\t \[\[\{\{node |Hint: If you want to see a list of allocated tensors|\n')
 
 # TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
 # That a machine without a GPU driver has none counts as information too.
@@ -283,6 +283,7 @@ def download(url, folder, cure, sha256=None):
   Raises:
     UserError: if the file cannot be had or differs from its digest; the message ends in cure.
   """
+  is_new = not os.path.isdir(folder)
   os.makedirs(folder, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix='.download-', dir=folder) as temporary_dir:
     name = url.rsplit('/', 1)[-1]
@@ -290,6 +291,8 @@ def download(url, folder, cure, sha256=None):
       path = tf.keras.utils.get_file(name, url, cache_dir=temporary_dir, cache_subdir='.',
                                      file_hash=sha256, hash_algorithm='sha256')
     except Exception as error:  # get_file raises plain Exception for every network failure
+      if is_new:
+        shutil.rmtree(folder)
       raise UserError(f'cannot download {url} ({describe(error)}): {cure}') from None
     yield path
 
@@ -350,6 +353,14 @@ def read_json(path):
 def is_list_of_names(value):
   """Return whether value is a list of str, none of them empty."""
   return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+
+
+def open_writer(folder):
+  """Return a tf.summary.FileWriter into folder; TensorFlow's own only logs where it cannot write."""
+  os.makedirs(folder, exist_ok=True)
+  with tempfile.TemporaryFile(dir=folder) as file:
+    file.write(bytes(1 << 16))
+  return tf.summary.FileWriter(folder)
 
 
 def write_scalars(writer, step, **values):
@@ -465,12 +476,25 @@ def resume(sess, saver, variables, model_dir, model_name):
   path = restore_newest(sess, saver, variables, paths)
   # The saver goes on deleting the oldest of these, and no longer names damaged ones.
   saver.recover_last_checkpoints(paths[:paths.index(path) + 1] if path else [])
+  if path:
+    remove_half_deleted(model_dir, model_name, paths)
   return path
+
+
+def remove_half_deleted(model_dir, model_name, named_paths):
+  """Remove what a trainer was killed over deleting: unnamed, and older than all named or without index."""
+  names = {os.path.basename(path) for path in named_paths}
+  oldest = step_of(named_paths[0])
+  for path in glob.glob(os.path.join(glob.escape(model_dir), f'{model_name}-*')):
+    match = re.fullmatch(rf'({re.escape(model_name)}-(\d+))\.(index|data-\d+-of-\d+)', os.path.basename(path))
+    if match and match.group(1) not in names and (
+        int(match.group(2)) < oldest or not os.path.exists(os.path.join(model_dir, match.group(1) + '.index'))):
+      os.remove(path)
 
 
 def remove_temporary_files(model_dir, model_name):
   """Remove what an unfinished save leaves: folders and files that no state file names."""
-  for pattern in (f'{model_name}-*_temp*', f'{model_name}-*.tempstate*', 'checkpoint.tmp*'):
+  for pattern in (f'{model_name}-*_temp*', f'{model_name}-*.tempstate*', 'checkpoint.tmp*', '.*.tmp'):
     for path in glob.glob(os.path.join(glob.escape(model_dir), pattern)):
       if os.path.isdir(path):
         shutil.rmtree(path, ignore_errors=True)
