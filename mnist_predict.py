@@ -43,7 +43,7 @@ def read_image(path):
   """
   Image.MAX_IMAGE_PIXELS = None  # the bound below is ours
   try:
-    with Image.open(path, formats=FORMATS) as image:
+    with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
       if image.width * image.height > MAX_PIXELS:
         raise script_support.UserError(f'{path} has {image.width}x{image.height} pixels: '
                                        f'scale it down to {MAX_PIXELS // 1_000_000} million at most')

@@ -60,7 +60,7 @@ def log_lines_held_back(pattern):
 
 # TensorFlow logs errors that it raises, too. Where ours is the one line about them, this is the
 # pattern of its lines.
-RAISED_TOO = (rb'[EW].* (jpeg_mem|local_rendezvous|op_kernel|tensor_slice_reader|save_restore_v2_ops)\.cc:'
+RAISED_TOO = (rb'.*(jpeg_mem|local_rendezvous|op_kernel|tensor_slice_reader|save_restore_v2_ops)\.cc:\d+\] '
               rb'|\t \[\[\{\{node |Hint: If you want to see a list of allocated tensors|\n')
 
 # TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
