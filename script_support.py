@@ -3,7 +3,7 @@
 Importing this module imports TensorFlow quietly, so scripts import it before TensorFlow.
 It then offers: one-line errors and exit statuses (`run`), stop signals (`StopSignals`),
 one trainer a folder (`folder_lock`), checkpoints that are whole or not there at all
-(`save_checkpoint`, `restore_checkpoint`, `newest_checkpoint`), files that appear whole
+(`save_checkpoint`, `restore_newest`, `resume`), files that appear whole
 (`replace_file`), and verified downloads (`download`).
 """
 import contextlib
