@@ -5,6 +5,7 @@
 Reads JPEG files and the model folder alone: class names, batch normalisation and newest
 checkpoint. Prints for each photo its most probable classes.
 """
+import contextlib
 import os
 
 import script_support  # first: it imports TensorFlow quietly
@@ -83,15 +84,15 @@ def read_photos(paths):
   return photos, problems
 
 
-def predict(photos, model_dir):
-  """Return the class probabilities of photos, with the newest whole checkpoint.
+@contextlib.contextmanager
+def open_model(model_dir):
+  """Restore the newest whole checkpoint of a model for the block.
 
   Args:
-    photos: float32 [n, 299, 299, 3] in [0, 1].
     model_dir: str.
 
-  Returns:
-    (class names; float32 [n, classes], each row adding up to 1).
+  Gives (class names, predict): predict takes photos, float32 [n, 299, 299, 3] in [0, 1], and
+  returns their class probabilities, float32 [n, classes], each row adding up to 1.
 
   Raises:
     script_support.UserError: as `read_model`, or if there is no whole checkpoint.
@@ -107,24 +108,29 @@ def predict(photos, model_dir):
                                          script_support.named_checkpoints(model_dir, MODEL_NAME))
     if path is None:
       raise script_support.UserError(f'--model_dir={model_dir} holds no checkpoint: run flower_finetune.py first')
-    return labels, np.concatenate([sess.run(probabilities, {images: photos[start:start + BATCH]})
-                                   for start in range(0, len(photos), BATCH)])
+    yield labels, lambda photos: sess.run(probabilities, {images: photos})
 
 
 def main(argv):
   if len(argv) < 2:
     raise script_support.UsageError('no photo given: python flower_predict.py PHOTO...')
   read_model(FLAGS.model_dir)  # first, so that photos are not decoded in vain
-  photos, problems = read_photos(argv[1:])
-  for path, problem in problems:
-    script_support.warn(f'error: {path} {problem}')
-  if photos:
-    labels, probabilities = predict(np.stack(list(photos.values())), FLAGS.model_dir)
-    for path, row in zip(photos, probabilities, strict=True):
-      best = np.argsort(-row, kind='stable')[:FLAGS.top_k]
-      print(f'{script_support.printable(path)}: '
-            + ', '.join(f'{script_support.printable(labels[k])} {row[k]:.4f}' for k in best))
-  return script_support.FAILURE if problems else script_support.SUCCESS
+  paths, model, status = argv[1:], None, script_support.SUCCESS
+  with contextlib.ExitStack() as stack:
+    for start in range(0, len(paths), BATCH):
+      photos, problems = read_photos(paths[start:start + BATCH])
+      for path, problem in problems:
+        script_support.warn(f'error: {path} {problem}')
+        status = script_support.FAILURE
+      if not photos:
+        continue
+      model = model or stack.enter_context(open_model(FLAGS.model_dir))
+      labels, predict = model
+      for path, row in zip(photos, predict(np.stack(list(photos.values()))), strict=True):
+        best = np.argsort(-row, kind='stable')[:FLAGS.top_k]
+        print(f'{script_support.printable(path)}: '
+              + ', '.join(f'{script_support.printable(labels[k])} {row[k]:.4f}' for k in best))
+  return status
 
 
 if __name__ == '__main__':

@@ -384,8 +384,10 @@ def test_prediction_agrees_with_the_reported_test_photo_by_photo(photos_dir, pho
   assert all(float(first) >= float(second) for _, first, _, second in answers)
   photos, problems = flower_predict.read_photos([str(path) for path in files])
   assert not problems
-  together = flower_predict.predict(np.stack(list(photos.values())), str(model_dir))[1]
-  alone = flower_predict.predict(next(iter(photos.values()))[None], str(model_dir))[1]
+  with flower_predict.open_model(str(model_dir)) as (labels, predict):
+    assert labels == data.labels
+    together = predict(np.stack(list(photos.values())))
+    alone = predict(next(iter(photos.values()))[None])
   np.testing.assert_allclose(together.sum(1), 1, rtol=1e-5)
   np.testing.assert_allclose(alone[0], together[0], rtol=1e-3, atol=1e-5)
 
