@@ -91,6 +91,7 @@ class FinetuningGraph(NamedTuple):
   train_step: tf.Operation
   global_step: tf.Variable  # int64, steps done
   trained: list  # the variables that train_step changes
+  weights_finite: tf.Tensor  # bool: none of them is infinite or not a number
 
 
 class Examples(NamedTuple):
@@ -124,7 +125,7 @@ def build_finetuning_graph(n_classes, options):
   train_step = tf.train.RMSPropOptimizer(options.learning_rate).minimize(
       cross_entropy + penalty, global_step, var_list=trained)
   return FinetuningGraph(images, pre_logits, labels, logits, cross_entropy, penalty, train_step, global_step,
-                         trained)
+                         trained, script_support.all_finite(trained))
 
 
 # -- The pre-trained checkpoint ----------------------------------------------------------
@@ -284,7 +285,7 @@ def train_steps(sess, graph, examples, saver, options, steps_done):
         raise script_support.UserError(f'the cross entropy is {cross_entropy:g} at step {i}, which is not saved: '
                                        f'give less than --learning_rate={options.learning_rate:g}')
       report = i % REPORT_INTERVAL_STEPS == 0 or i + 1 == options.steps or stop.received
-      if report and not all(np.isfinite(value).all() for value in sess.run(graph.trained)):
+      if report and not sess.run(graph.weights_finite):
         raise script_support.UserError(f'not all weights are finite at step {i}, which is not saved: '
                                        f'give less than --learning_rate={options.learning_rate:g}')
       if report:

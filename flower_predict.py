@@ -16,20 +16,16 @@ from absl import flags
 
 import flower_inference
 import flower_preprocess
+from flower_finetune import EVAL_BATCH, MODEL_FILE, MODEL_NAME, TRAIN_FILE
 
 FLAGS = flags.FLAGS
 
-# As flower_finetune.py writes them.
-MODEL_DIR = os.path.join('model-saves', 'inception')
-MODEL_NAME = 'flower.ckpt'
-
-BATCH = 32  # photos in one run
 TOP_K = 3  # classes printed for a photo
 
 
 def define_flags():
   """Define the flags of prediction."""
-  flags.DEFINE_string('model_dir', MODEL_DIR, 'Folder of the fine-tuned checkpoints.')
+  flags.DEFINE_string('model_dir', TRAIN_FILE, 'Folder of the fine-tuned checkpoints.')
   flags.DEFINE_integer('top_k', TOP_K, 'Most probable classes to print.', lower_bound=1)
 
 
@@ -43,7 +39,7 @@ def read_model(model_dir):
     script_support.UserError: if the folder holds no such model, or one that normalises each
       photo with the statistics of its batch.
   """
-  path = os.path.join(model_dir, 'model.json')
+  path = os.path.join(model_dir, MODEL_FILE)
   if not os.path.exists(path):
     raise script_support.UserError(f'--model_dir={model_dir} holds no model: run flower_finetune.py first')
   model = script_support.read_json(path)
@@ -117,8 +113,8 @@ def main(argv):
   read_model(FLAGS.model_dir)  # first, so that photos are not decoded in vain
   paths, model, status = argv[1:], None, script_support.SUCCESS
   with contextlib.ExitStack() as stack:
-    for start in range(0, len(paths), BATCH):
-      photos, problems = read_photos(paths[start:start + BATCH])
+    for start in range(0, len(paths), EVAL_BATCH):
+      photos, problems = read_photos(paths[start:start + EVAL_BATCH])
       for path, problem in problems:
         script_support.warn(f'error: {path} {problem}')
         status = script_support.FAILURE

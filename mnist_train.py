@@ -156,8 +156,7 @@ def build_training_graph(x, y_, num_examples, options):
     variables_averages_op = variable_averages.apply(tf.trainable_variables())
   with tf.control_dependencies([variables_averages_op]):
     train_op = tf.no_op(name='train')
-  weights_finite = tf.reduce_all([tf.reduce_all(tf.is_finite(variable))
-                                  for variable in tf.trainable_variables()])
+  weights_finite = script_support.all_finite(tf.trainable_variables())
   return TrainingGraph(train_op, loss, cross_entropy_mean, learning_rate, global_step, weights_finite)
 
 

@@ -355,6 +355,11 @@ def is_list_of_names(value):
   return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
 
 
+def all_finite(variables):
+  """Return a scalar bool tensor: no value of the variables is infinite or not a number."""
+  return tf.reduce_all([tf.reduce_all(tf.is_finite(variable)) for variable in variables])
+
+
 def open_writer(folder):
   """Return a tf.summary.FileWriter into folder; TensorFlow's own only logs where it cannot write."""
   os.makedirs(folder, exist_ok=True)
