@@ -3,9 +3,7 @@
 Two convolutions with max pooling, one hidden dense layer with dropout, and a linear output:
 1,663,370 parameters. This module is imported, never run; it reads no flags and no files.
 """
-import tensorflow.compat.v1 as tf
-
-tf.disable_v2_behavior()
+from support.quiet_tensorflow import tf
 
 # Images and classes.
 INPUT_NODE = 784  # = IMAGE_SIZE * IMAGE_SIZE * NUM_CHANNELS
@@ -35,7 +33,6 @@ def get_weight_variable(shape, regularizer):
   It starts from a normal distribution of standard deviation 0.1, cut at two deviations.
 
   Args:
-    shape: list of int.
     regularizer: function of the variable that returns a scalar penalty, which is added to
       the collection `losses`; or None.
   """
@@ -50,7 +47,7 @@ def _get_bias_variable(size, initial_value):
   return tf.get_variable('bias', [size], initializer=tf.constant_initializer(initial_value))
 
 
-def inference(input_tensor, train, regularizer):
+def inference(input_tensor, train, regularizer, dropout_seed=None):
   """Build the network from images to logits.
 
   Variables are made by name with tf.get_variable, so that an evaluation graph can restore
@@ -61,6 +58,8 @@ def inference(input_tensor, train, regularizer):
     train: bool, whether to apply dropout.
     regularizer: as for `get_weight_variable`, for the weights of the two dense layers only;
       or None.
+    dropout_seed: int [2], which decides the units that dropout sets to zero; the same seed, the
+      same units. Needed where train is true.
 
   Returns:
     float32 [batch, 10], unscaled logits of the digits 0 to 9.
@@ -95,7 +94,8 @@ def inference(input_tensor, train, regularizer):
     fc1_biases = _get_bias_variable(FC_SIZE, 0.1)
     fc1 = tf.nn.relu(tf.matmul(reshaped, fc1_weights) + fc1_biases)  # [batch, 512]
     if train:
-      fc1 = tf.nn.dropout(fc1, rate=DROPOUT_RATE)
+      # Drawn from a seed, not from a hidden state, so that a resumed run draws the same.
+      fc1 = tf.nn.experimental.stateless_dropout(fc1, rate=DROPOUT_RATE, seed=dropout_seed)
 
   with tf.variable_scope('layer6-fc2'):
     fc2_weights = get_weight_variable([FC_SIZE, NUM_LABELS], regularizer)

@@ -2,26 +2,25 @@
 
     python mnist_train.py
 
-Reads the MNIST files of --data_dir, writes mnist.ckpt-STEP and TensorBoard scalars into
---model_dir, and prints the loss at steps 1, 1001, 2001, ... Started again, it goes on from
-the newest checkpoint there. What to expect, and on which machine, is in README.md.
+Reads the MNIST files of --data_dir, writes mnist.ckpt-STEP and TensorBoard curves into
+--model_dir, and prints the loss at steps 1, 1001, 2001, ... Started again, it goes on from the
+newest checkpoint there, and ends in the same weights as a run that was never stopped. What to
+expect, and on which machine, is in RESULTS.md.
 """
 import math
 import os
 from typing import NamedTuple
 
-import script_support  # first: it imports TensorFlow quietly
-
-import tensorflow.compat.v1 as tf
+import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 import mnist_inference
 import mnist_input
+from support import checkpoints, console, curves
+from support.quiet_tensorflow import tf
 
-FLAGS = flags.FLAGS
-
-# Optimisation. The book's listing has a LEARNING_RATE_BASE of 0.8, with which this network
+# Optimization. The book's listing has a LEARNING_RATE_BASE of 0.8, with which this network
 # dies in its first steps; 0.01 is the book's own value where it prints results.
 BATCH_SIZE = 100
 LEARNING_RATE_BASE = 0.01
@@ -30,7 +29,7 @@ REGULARAZTION_RATE = 0.0001  # of the L2 penalty; the book's spelling
 TRAINING_STEPS = 20000
 MOVING_AVERAGE_DECAY = 0.99
 
-# Checkpoints and scalars.
+# Checkpoints and curves.
 MODEL_SAVE_PATH = os.path.join('model-saves', 'mnist_model')
 MODEL_NAME = 'mnist.ckpt'
 SAVE_INTERVAL_STEPS = 1000
@@ -39,113 +38,93 @@ SUMMARY_INTERVAL_STEPS = 100
 
 SEED = 1  # of initial weights, dropout and shuffling
 
+# What tells a run that went wrong. The first steps are always worse than guessing: the initial
+# weights make the network sure of wrong answers.
+GUESSING = math.log(mnist_inference.NUM_LABELS)  # cross entropy of ten equal probabilities, in nats
+STEPS_TO_LEARN = 100
+DIVERGED = 100  # times the loss of the first step
+DIVERGED_ADVICE = 'give a smaller --learning_rate_base and another --model_dir'
 
-def define_flags():
-  """Define a flag for each constant."""
-  flags.DEFINE_string('data_dir', mnist_input.DATA_DIR, 'Folder of the four MNIST files.')
-  flags.DEFINE_string('model_dir', MODEL_SAVE_PATH, 'Folder of the checkpoints.')
-  flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Images in a training step.', lower_bound=1)
-  flags.DEFINE_float('learning_rate_base', LEARNING_RATE_BASE, 'Learning rate of the first epoch.',
-                     lower_bound=0)
-  flags.DEFINE_float('learning_rate_decay', LEARNING_RATE_DECAY,
-                     'Factor on the learning rate after each epoch.', lower_bound=0, upper_bound=1)
-  flags.DEFINE_float('regularization_rate', REGULARAZTION_RATE,
-                     'Factor of the L2 penalty on the dense weights.', lower_bound=0)
-  flags.DEFINE_integer('training_steps', TRAINING_STEPS, 'Steps in all, those of earlier runs included.',
-                       lower_bound=1)
-  flags.DEFINE_float('moving_average_decay', MOVING_AVERAGE_DECAY,
-                     'Decay of the moving averages of the weights.', lower_bound=0, upper_bound=1)
-  flags.DEFINE_integer('save_interval_steps', SAVE_INTERVAL_STEPS,
-                       'Steps from one checkpoint and printed loss to the next.', lower_bound=1)
-  flags.DEFINE_integer('max_to_keep', MAX_TO_KEEP, 'Newest checkpoints to keep.', lower_bound=1)
-  flags.DEFINE_integer('seed', SEED, 'Seed of initial weights, dropout and shuffling.',
-                       lower_bound=0, upper_bound=2**31 - 1)
+FLAGS = flags.FlagValues()
+console.DEFINE_path('data_dir', mnist_input.DATA_DIR, 'Folder of the four MNIST files.', FLAGS)
+console.DEFINE_path('model_dir', MODEL_SAVE_PATH, 'Folder of the checkpoints.', FLAGS)
+flags.DEFINE_integer('validation_size', mnist_input.VALIDATION_SIZE,
+                     'Images at the head of the training file that are for validation.',
+                     lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Images in a training step.',
+                     lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float('learning_rate_base', LEARNING_RATE_BASE, 'Learning rate of the first epoch.',
+                   lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_float('learning_rate_decay', LEARNING_RATE_DECAY,
+                   'Factor on the learning rate after each epoch.',
+                   lower_bound=0, upper_bound=1, flag_values=FLAGS)
+flags.DEFINE_float('regularization_rate', REGULARAZTION_RATE,
+                   'Factor of the L2 penalty on the dense weights.',
+                   lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_bool('dropout', True,
+                  'Dropout in the dense layer; the run that the book prints had none.',
+                  flag_values=FLAGS)
+flags.DEFINE_integer('training_steps', TRAINING_STEPS,
+                     'Steps in all, those of earlier runs included.',
+                     lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float('moving_average_decay', MOVING_AVERAGE_DECAY,
+                   'Decay of the moving averages of the weights.',
+                   lower_bound=0, upper_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer('save_interval_steps', SAVE_INTERVAL_STEPS,
+                     'Steps from one checkpoint and printed loss to the next.',
+                     lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer('max_to_keep', MAX_TO_KEEP, 'Newest checkpoints to keep.',
+                     lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer('seed', SEED, 'Seed of initial weights, dropout and shuffling.',
+                     lower_bound=0, upper_bound=2**31 - 1, flag_values=FLAGS)
+
+# Another value of these changes a run that goes on, and is told; the others do not matter to it.
+TOLD_OPTIONS = ('seed', 'batch_size', 'learning_rate_base', 'learning_rate_decay',
+                'regularization_rate', 'dropout', 'moving_average_decay')
 
 
-class Options(NamedTuple):
-  """What steers a run, with the flags' meanings and defaults."""
-  model_dir: str = MODEL_SAVE_PATH
-  batch_size: int = BATCH_SIZE
-  learning_rate_base: float = LEARNING_RATE_BASE
-  learning_rate_decay: float = LEARNING_RATE_DECAY
-  regularization_rate: float = REGULARAZTION_RATE
-  training_steps: int = TRAINING_STEPS
-  moving_average_decay: float = MOVING_AVERAGE_DECAY
-  save_interval_steps: int = SAVE_INTERVAL_STEPS
-  max_to_keep: int = MAX_TO_KEEP
-  seed: int = SEED
+def options(**changes):
+  """Return the options of a run: the flags' defaults, changed by name."""
+  return console.options(FLAGS, **changes)
 
 
-class TrainingGraph(NamedTuple):
+class Model(NamedTuple):
   """The tensors and operations of a training graph."""
   train_op: tf.Operation  # one gradient step, then one step of the moving averages
-  loss: tf.Tensor  # scalar: cross entropy plus L2 penalty, of the batch before the step
+  loss: tf.Tensor  # scalar: cross entropy plus L2 penalty, of the weights before the step
   cross_entropy: tf.Tensor  # scalar: mean over the batch, in nats
   learning_rate: tf.Tensor  # scalar
   global_step: tf.Variable  # int64, steps done
-  weights_finite: tf.Tensor  # bool: no weight is infinite or not a number
 
 
-def build_input(train_set, batch_size, seed):
-  """Build the input pipeline: the batches of `DataSet.next_batch`, made inside the graph.
-
-  The images are gathered by TensorFlow while the step before is running, which saves the
-  copying of a feed_dict.
+def build_model(x, y_, num_examples, options):
+  """Build network, loss, gradient step and moving averages.
 
   Args:
-    train_set: mnist_input.DataSet with one-hot labels.
-    batch_size: int.
-    seed: int, of the shuffles.
-
-  Returns:
-    (x, y_, start): float32 [batch_size, 28, 28, 1]; float32 [batch_size, 10]; and
-    start(sess, steps), which begins with the batch that follows that many.
-  """
-  # Fed once, because constants of this size do not fit into a graph.
-  all_images = tf.placeholder(tf.float32, [None, mnist_inference.INPUT_NODE])
-  all_labels = tf.placeholder(tf.float32, [None, mnist_inference.OUTPUT_NODE])
-  examples_done = tf.placeholder(tf.int64, [])
-  # shuffle before repeat and batch: epochs stay apart, and batches across them are full.
-  dataset = (tf.data.Dataset.range(train_set.num_examples)
-             .shuffle(train_set.num_examples, seed=seed, reshuffle_each_iteration=True).repeat()
-             .skip(examples_done).batch(batch_size, drop_remainder=True)
-             .map(lambda examples: (tf.gather(all_images, examples), tf.gather(all_labels, examples)))
-             .prefetch(1))
-  iterator = tf.data.make_initializable_iterator(dataset)
-  x, y_ = iterator.get_next()
-
-  def start(sess, steps):
-    sess.run(iterator.initializer, {all_images: train_set.images, all_labels: train_set.labels,
-                                    examples_done: steps * batch_size})
-
-  return tf.reshape(x, [batch_size, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE,
-                        mnist_inference.NUM_CHANNELS], name='x-input'), y_, start
-
-
-def build_training_graph(x, y_, num_examples, options):
-  """Build loss, gradient step and moving averages on a batch.
-
-  Args:
-    x: float32 [batch, 28, 28, 1] in [0, 1], from `build_input`.
+    x: float32 [batch, 28, 28, 1] in [0, 1].
     y_: float32 [batch, 10], one-hot.
     num_examples: int, training examples, which make an epoch of the learning rate.
-    options: Options.
-
-  Returns:
-    TrainingGraph.
+    options: of `options`.
   """
   def regularizer(weights):
     return options.regularization_rate * tf.nn.l2_loss(weights)  # rate * sum(weights^2) / 2
 
-  y = mnist_inference.inference(x, True, regularizer)
   global_step = tf.train.get_or_create_global_step()
-  cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(logits=y, labels=tf.argmax(y_, 1))
+  # Dropout differs from step to step, and is the same whenever that step is run.
+  dropout_seed = tf.stack([tf.constant(options.seed, tf.int64), tf.cast(global_step, tf.int64)])
+  y = mnist_inference.inference(x, options.dropout, regularizer, dropout_seed)  # [batch, 10]
+
+  # The loss: mean cross entropy, and the L2 penalties that inference has put into `losses`.
+  cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      logits=y, labels=tf.argmax(y_, 1))  # [batch]
   cross_entropy_mean = tf.reduce_mean(cross_entropy)
   loss = cross_entropy_mean + tf.add_n(tf.get_collection('losses'))
+
   # With staircase the rate falls once an epoch, after num_examples / batch_size steps.
   learning_rate = tf.train.exponential_decay(
       options.learning_rate_base, global_step, num_examples / options.batch_size,
       options.learning_rate_decay, staircase=True)
+
   # Order matters, twice: the loss is that of the weights before the step, and the averages
   # read the weights that the step has written.
   with tf.control_dependencies([loss]):
@@ -156,90 +135,123 @@ def build_training_graph(x, y_, num_examples, options):
     variables_averages_op = variable_averages.apply(tf.trainable_variables())
   with tf.control_dependencies([variables_averages_op]):
     train_op = tf.no_op(name='train')
-  weights_finite = script_support.all_finite(tf.trainable_variables())
-  return TrainingGraph(train_op, loss, cross_entropy_mean, learning_rate, global_step, weights_finite)
+  return Model(train_op, loss, cross_entropy_mean, learning_rate, global_step)
 
 
-def run_steps(sess, graph, saver, options, first_step):
-  """Run steps first_step to training_steps, and save at 1, 1001, ..., the last, and on a signal.
+def check_loss(step, loss, first_loss, options):
+  """Raise UserError if the loss shows weights that are not worth saving."""
+  if not math.isfinite(loss) or loss > DIVERGED * float(first_loss):
+    raise console.UserError(
+        f'the loss is {loss:g} at step {step}, which is not saved: {DIVERGED_ADVICE}, because what '
+        f'went wrong at {options.learning_rate_base:g} may be in the checkpoints of '
+        f'{options.model_dir} already')
 
-  Returns:
-    (path of the last checkpoint, name of the signal that ended the loop or None).
 
-  Raises:
-    script_support.UserError: if the loss or a weight is not finite; that step is not saved.
+def warn_of_guessing(step, cross_entropy, options):
+  """Say so if a network that has had the steps to learn answers no better than by guessing.
+
+  One that does far worse has had the steps to be ruined.
   """
-  run_step = sess.make_callable([graph.train_op, graph.loss, graph.cross_entropy, graph.learning_rate])
-  writer = script_support.open_writer(os.path.join(options.model_dir, 'train'))
-  # disable=None: no bar where standard error is not a terminal.
-  with script_support.StopSignals() as stop, writer, \
-      tqdm(total=options.training_steps, initial=first_step - 1, unit='step', disable=None) as bar:
-    for step in range(first_step, options.training_steps + 1):
-      _, loss, cross_entropy, learning_rate = run_step()
-      bar.update()
-      last = step == options.training_steps or stop.received
-      save = last or (step - 1) % options.save_interval_steps == 0
-      if not math.isfinite(loss) or (save and not sess.run(graph.weights_finite)):
-        raise script_support.UserError(
-            f'the loss is {loss:g} and not all weights are finite at step {step} with learning rate '
-            f'{learning_rate:g}: this step is not saved; give a smaller --learning_rate_base')
-      if save or step % SUMMARY_INTERVAL_STEPS == 0:
-        script_support.write_scalars(writer, step, loss=loss, cross_entropy=cross_entropy,
-                                     learning_rate=learning_rate)
-      if save:
-        bar.write('After %d training step(s), loss on training batch is %g.' % (step, loss))
-        path = script_support.save_checkpoint(sess, saver, options.model_dir, MODEL_NAME, step)
-      if last:
-        return path, stop.received
+  if cross_entropy > (0.98 if step > STEPS_TO_LEARN else DIVERGED) * GUESSING:
+    console.warn(f'the cross entropy is {cross_entropy:.3g} after {step} steps, no better than '
+                 f'guessing ({GUESSING:.3g}), and will hardly learn any more: {DIVERGED_ADVICE} '
+                 f'than {options.learning_rate_base:g} and {options.model_dir}')
 
 
-def train(mnist, options=Options()):
+def check_labels(data_set):
+  """Raise UserError unless the labels are one-hot, as the loss takes them."""
+  if data_set.labels.shape != (data_set.num_examples, mnist_inference.OUTPUT_NODE):
+    raise console.UserError(f'labels have the shape {data_set.labels.shape}: read the data with '
+                            'read_data_sets(..., one_hot=True)')
+
+
+def train(mnist, options):
   """Train on mnist.train, from the newest checkpoint of the model folder if there is one.
 
   Args:
     mnist: mnist_input.DataSets with one-hot labels.
-    options: Options.
+    options: of `options`.
 
   Returns:
-    str, the path of the last checkpoint.
+    The path of the last checkpoint.
 
   Raises:
-    script_support.UserError: if another process trains in the folder, its checkpoints are
-      damaged or of another network, a checkpoint cannot be written, or the loss is not finite.
+    UserError: if another process trains in the folder, its checkpoints are damaged or of another
+      network, a checkpoint cannot be written, or the loss is not finite.
   """
-  with script_support.folder_lock(options.model_dir), tf.Graph().as_default():
-    tf.set_random_seed(options.seed)
-    x, y_, start_input = build_input(mnist.train, options.batch_size, options.seed)
-    graph = build_training_graph(x, y_, mnist.train.num_examples, options)
-    variables = tf.global_variables()
-    saver = tf.train.Saver(variables, max_to_keep=options.max_to_keep, save_relative_paths=True)
-    with tf.Session() as sess:
-      tf.global_variables_initializer().run()
-      path = script_support.resume(sess, saver, {variable.op.name: variable for variable in variables},
-                                   options.model_dir, MODEL_NAME)
-      steps_done = sess.run(graph.global_step)
-      if path:
-        print(f'Going on from {path}, after {steps_done} training step(s).')
-      if steps_done >= options.training_steps:
-        print(f'Nothing to do: {steps_done} of {options.training_steps} training step(s) are done; '
-              'give more with --training_steps.')
-        return path
-      start_input(sess, steps_done)
-      path, signal_name = run_steps(sess, graph, saver, options, steps_done + 1)
-  print(f'Stopped by {signal_name}; run again to go on. Saved {path}' if signal_name else f'Saved {path}')
+  check_labels(mnist.train)
+  with (checkpoints.ModelFolder(options.model_dir, MODEL_NAME) as folder,
+        tf.Graph().as_default(), tf.Session() as sess, console.StopSignals() as stop,
+        curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer):
+    # Where images and labels are fed in, under the book's names.
+    x = tf.placeholder(tf.float32, [None, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE,
+                                    mnist_inference.NUM_CHANNELS], name='x-input')
+    y_ = tf.placeholder(tf.float32, [None, mnist_inference.OUTPUT_NODE], name='y-input')
+    tf.set_random_seed(options.seed)  # before the first variable, whose initial values it decides
+    model = build_model(x, y_, mnist.train.num_examples, options)
+
+    # Random weights, then those of the newest checkpoint, if there is one, in their place.
+    folder.check_model({'training_data': mnist.train.digest()},
+                       {name: getattr(options, name) for name in TOLD_OPTIONS})
+    saver = checkpoints.Saver(folder, options.max_to_keep, DIVERGED_ADVICE)
+    tf.global_variables_initializer().run()
+    path = saver.resume(sess)
+    steps_done = sess.run(model.global_step)
+    if path:
+      print(f'Going on from {path}, after {steps_done} training step(s).')
+    if steps_done >= options.training_steps:
+      print(f'Nothing to do: {steps_done} of {options.training_steps} training step(s) are done; '
+            'give more with --training_steps.')
+      return path
+    curve_writer.add_graph(sess.graph)
+    mnist.train.start_at(steps_done * options.batch_size)  # the batch that comes next
+
+    # disable=None: no progress bar where standard error is not a terminal.
+    for step in tqdm(range(steps_done + 1, options.training_steps + 1), initial=steps_done,
+                     total=options.training_steps, unit='step', disable=None):
+      # A batch of images and labels; the network takes images of 28x28 pixels, not rows.
+      xs, ys = mnist.train.next_batch(options.batch_size)
+      xs = np.reshape(xs, (options.batch_size, mnist_inference.IMAGE_SIZE,
+                           mnist_inference.IMAGE_SIZE, mnist_inference.NUM_CHANNELS))
+      # One step of gradient descent and of the moving averages.
+      _, loss, cross_entropy, learning_rate = sess.run(
+          [model.train_op, model.loss, model.cross_entropy, model.learning_rate],
+          feed_dict={x: xs, y_: ys})
+
+      if step == steps_done + 1:
+        first_loss = loss
+        warn_of_guessing(steps_done, cross_entropy, options)  # going on from a ruined network
+      is_last = step == options.training_steps or stop.received
+      # As in the book at steps 1, 1001, 2001, ..., and at the last.
+      is_saved = is_last or (step - 1) % options.save_interval_steps == 0
+      if is_saved or not math.isfinite(loss):
+        check_loss(step, loss, first_loss, options)
+      if is_saved or step % SUMMARY_INTERVAL_STEPS == 0:
+        curve_writer.add_scalars(step, loss=loss, cross_entropy=cross_entropy,
+                                 learning_rate=learning_rate)
+      if is_saved:
+        path = saver.save(sess, step)
+        tqdm.write('After %d training step(s), loss on training batch is %g.' % (step, loss))
+      if is_last:
+        break
+  warn_of_guessing(step, cross_entropy, options)
+  print(f'Stopped by {stop.received}; run again to go on. Saved {path}' if stop.received
+        else f'Saved {path}')
   return path
 
 
 def main(argv):
-  script_support.refuse_arguments(argv)
-  mnist = mnist_input.read_data_sets(FLAGS.data_dir, one_hot=True)
+  console.refuse_arguments(argv)
+  mnist = mnist_input.read_data_sets(FLAGS.data_dir, one_hot=True,
+                                     validation_size=FLAGS.validation_size, seed=FLAGS.seed)
   print(f'{mnist.train.num_examples} training examples from {FLAGS.data_dir}; '
         f'checkpoints go to {FLAGS.model_dir}.')
   if FLAGS.batch_size > mnist.train.num_examples:
-    raise script_support.UsageError(f'--batch_size={FLAGS.batch_size} exceeds the {mnist.train.num_examples} '
-                                    'training examples: give at most that many')
-  train(mnist, Options(**{name: FLAGS[name].value for name in Options._fields}))
+    raise console.UserError(
+        f'--batch_size={FLAGS.batch_size} exceeds the {mnist.train.num_examples} training '
+        'examples: give at most that many', console.WRONG_USAGE)
+  train(mnist, FLAGS)
 
 
 if __name__ == '__main__':
-  script_support.run(main, define_flags)
+  console.run(main, FLAGS)
