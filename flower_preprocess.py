@@ -3,26 +3,28 @@
     python flower_preprocess.py
     python flower_preprocess.py --input_dir=my_photos --output_file=my_photos.npy
 
-Reads the JPEG files of each class folder in --input_dir; writes --output_file, a structured
-array of images, labels and splits, and beside it a .json file of class and file names.
-The flower photos themselves are downloaded if the folder flower_photos is missing.
+Reads the photos (JPEG, PNG, GIF, BMP, TIFF, WebP) in each class folder of --input_dir, and in
+the folders inside of it; or in train/, validation/ and test/ with the class folders in each.
+Writes --output_file and a .json file beside it, as flower_input.py tells. The flower photos
+themselves are downloaded if the folder flower_photos is missing.
 """
-import json
+import collections
+import contextlib
+import hashlib
 import os
-import tarfile
-import tempfile
-import warnings
+import posixpath
+import shutil
+import stat
+import unicodedata
 from typing import NamedTuple
 
-import script_support  # first: it imports TensorFlow quietly
-
-import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import flags
-from PIL import Image
 from tqdm import tqdm
 
-FLAGS = flags.FLAGS
+import flower_input
+from flower_input import SPLITS
+from support import console, files
+from support.console import UserError, printable, warn
 
 # Files.
 INPUT_DATA = 'flower_photos'
@@ -32,328 +34,336 @@ OUTPUT_FILE = 'flower_processed_data.npy'
 VALIDATION_PERCENTAGE = 10
 TEST_PERCENTAGE = 10
 
-SEED = 1  # of the split and the shuffle
+SEED = 1  # of the split and of the order
 
-IMAGE_SIZE = 299  # pixels on a side, as Inception-v3 takes them
-EXTENSIONS = ('.jpg', '.jpeg')  # in whatever case
-MAX_PIXELS = 50_000_000  # larger photos are skipped: decoded, one takes 3 bytes a pixel
 MAX_CLASSES = 1000
-PARALLEL_PHOTOS = 4  # decoded at a time, which bounds the memory: 0.15 GB each at the most
-PHOTOS_PER_WRITE = 8  # 1.07 MB each
+
+# Folders that split the photos already, in whatever case.
+SPLIT_FOLDERS = {'train': 'training', 'training': 'training', 'val': 'validation',
+                 'valid': 'validation', 'validation': 'validation', 'test': 'testing',
+                 'testing': 'testing'}
+
+# What systems leave in folders of photos, besides hidden files; left out without a word.
+SYSTEM_FILES = ('thumbs.db', 'desktop.ini')
+
+# Names of photos: a file with one of these that is no photo counts as a damaged one.
+PHOTO_ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif',
+                 '.tiff', '.heic', '.avif')
 
 ARCHIVE_URL = 'http://download.tensorflow.org/example_images/flower_photos.tgz'
 ARCHIVE_SHA256 = '4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c'
 
-SPLITS = ('training', 'validation', 'testing')  # in the order of the records
-RECORD = np.dtype([('image', '<f4', (IMAGE_SIZE, IMAGE_SIZE, 3)),  # RGB in [0, 1]
-                   ('label', '<i8'),  # index of the class in the sorted class names
-                   ('split', '<U10')])  # one of SPLITS
+FLAGS = flags.FlagValues()
+console.DEFINE_path('input_dir', INPUT_DATA, 'Folder of the class folders.', FLAGS)
+console.DEFINE_path('output_file', OUTPUT_FILE, 'The .npy file to write.', FLAGS)
+flags.DEFINE_integer('validation_percentage', VALIDATION_PERCENTAGE,
+                     'Percent of photos for validation.', 0, 99, flag_values=FLAGS)
+flags.DEFINE_integer('testing_percentage', TEST_PERCENTAGE,
+                     'Percent of photos for the final test.', 0, 99, flag_values=FLAGS)
+flags.DEFINE_integer('seed', SEED, 'Seed of the split and of the order.', 0, 2**31 - 1,
+                     flag_values=FLAGS)
 
 
-def define_flags():
-  """Define a flag for each constant that a user may choose."""
-  flags.DEFINE_string('input_dir', INPUT_DATA, 'Folder of the class folders.')
-  flags.DEFINE_string('output_file', OUTPUT_FILE, 'The .npy file to write.')
-  flags.DEFINE_integer('validation_percentage', VALIDATION_PERCENTAGE, 'Percent of photos for validation.',
-                       lower_bound=0, upper_bound=99)
-  flags.DEFINE_integer('testing_percentage', TEST_PERCENTAGE, 'Percent of photos for the final test.',
-                       lower_bound=0, upper_bound=99)
-  flags.DEFINE_integer('seed', SEED, 'Seed of the split and the shuffle.',
-                       lower_bound=0, upper_bound=2**31 - 1)
+def options(**changes):
+  """Return the options of `preprocess`: the flags' defaults, changed by name."""
+  return console.options(FLAGS, **changes)
 
 
 class Photo(NamedTuple):
-  """A photo that belongs into the output."""
+  """A photo of a class folder."""
   path: str
-  label: int
-  split: str
+  name: str  # its path below the input folder, with '/' on every system
+  label: str  # the name of its class
+  split: str  # one of SPLITS
 
 
-class ProcessedData(NamedTuple):
-  """What `load_processed_data` returns; images are memory-mapped, float32 [n, 299, 299, 3] in [0, 1]."""
-  training_images: np.ndarray
-  training_labels: np.ndarray  # int64 [n], indices into labels
-  validation_images: np.ndarray
-  validation_labels: np.ndarray
-  testing_images: np.ndarray
-  testing_labels: np.ndarray
-  labels: list  # class names, sorted
-  files: list  # the photo of each record, relative to the input folder: training, validation, testing
+class ImageLists(NamedTuple):
+  """What `create_image_lists` found."""
+  classes: list  # names of the class folders, sorted, whether or not a photo is in them
+  photos: list  # Photos in the order of the data file
+  skipped: list  # (path, why) of all else in the class folders
+  given_splits: list  # the splits that have folders of their own; else they are drawn
 
 
 # -- Finding photos ----------------------------------------------------------------------
 
 
-def photo_problem(path):
-  """Return why a file cannot be taken for a photo, or None; reads its header only."""
-  Image.MAX_IMAGE_PIXELS = None  # the bound below is ours
-  try:
-    if os.path.getsize(path) == 0:
-      return 'is empty'
-    with Image.open(path, formats=('JPEG',)) as image:
-      if image.width * image.height > MAX_PIXELS:
-        return (f'has {image.width}x{image.height} pixels, above the {MAX_PIXELS // 1_000_000} million '
-                'that are read: scale it down')
-  except Image.UnidentifiedImageError:
-    return 'is no JPEG, whatever its name says: convert it'
-  except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged headers
-    return f'cannot be read: {getattr(error, "strerror", None) or error}'
-  return None
-
-
-def find_photos(input_dir):
-  """Return ({class name: sorted paths of its JPEG files}, classes sorted by name).
-
-  Hidden files and folders are left out, and so are folders inside of class folders. A class
-  folder without photos is no class.
+def _file_problem(path):
+  """Return why a file cannot be a photo, or None; looks at its beginning only.
 
   Raises:
-    script_support.UserError: if there are fewer than 2 or more than MAX_CLASSES classes.
-    OSError: if a folder cannot be read.
+    OSError: if it cannot be read.
   """
-  classes = {}
-  for name in sorted(os.listdir(input_dir)):
-    class_dir = os.path.join(input_dir, name)
-    if name.startswith('.') or not os.path.isdir(class_dir):
+  try:
+    status = os.stat(path)
+  except OSError:
+    if os.path.islink(path):
+      return 'is a link that leads nowhere'
+    raise
+  if not stat.S_ISREG(status.st_mode):
+    return 'is not a regular file'
+  if not status.st_size:
+    return 'is empty'
+  with open(path, 'rb') as file:
+    head = file.read(flower_input.SIGNATURE_BYTES)
+  return None if flower_input.sniff(head) else 'is not a photo of a kind that is read'
+
+
+def _is_of_no_interest(name):
+  return name.startswith('.') or name.lower() in SYSTEM_FILES
+
+
+def find_files(input_dir):
+  """Find all files of a folder at any depth, but hidden ones and those of the system.
+
+  Returns:
+    ({name: why it cannot be a photo, or None}, sorted by name; names of the folders).
+    A name is a path below input_dir with '/' on every system.
+
+  Raises:
+    OSError: if a file or a folder cannot be read.
+  """
+  def stop(error):
+    raise error
+
+  problems, folders, seen = {}, [], set()
+  for path, subfolders, names in os.walk(input_dir, followlinks=True, onerror=stop):
+    folder = os.path.relpath(path, input_dir).replace(os.sep, '/') + '/'
+    folder = '' if folder == './' else folder
+    status = os.stat(path)
+    if (status.st_dev, status.st_ino) in seen:  # a link, perhaps to a folder that it is in
+      problems[folder] = 'is a link to a folder that is read already'
+      subfolders.clear()
       continue
-    files = [os.path.join(class_dir, file_name) for file_name in sorted(os.listdir(class_dir))
-             if file_name.lower().endswith(EXTENSIONS) and not file_name.startswith('.')]
-    files = [path for path in files if not os.path.isdir(path)]
-    if files:
-      classes[name] = files
-    else:
-      script_support.warn(f'{class_dir} holds no JPEG files: it is no class')
-  if not 2 <= len(classes) <= MAX_CLASSES:
-    raise script_support.UserError(f'--input_dir={input_dir} has {len(classes)} folders with JPEG files: give a '
-                                   f'folder of 2 to {MAX_CLASSES}, one for each class')
-  return classes
+    seen.add((status.st_dev, status.st_ino))
+    subfolders[:] = sorted(name for name in subfolders if not _is_of_no_interest(name))
+    folders += [folder + name for name in subfolders]
+    problems.update((folder + name, _file_problem(os.path.join(path, name)))
+                    for name in names if not _is_of_no_interest(name))
+  return {name: problems[name] for name in sorted(problems)}, folders
+
+
+# -- Classes and splits ------------------------------------------------------------------
+
+
+def _split_folder(name):
+  """Return the split that a file's first folder is named after, or None."""
+  return SPLIT_FOLDERS.get(name.split('/')[0].lower()) if '/' in name else None
+
+
+def _is_split(photo_names):
+  """Return whether there is a folder train/ with class folders in it, and one of another split."""
+  return (any(_split_folder(name) == 'training' and name.count('/') > 1 for name in photo_names)
+          and len({_split_folder(name) for name in photo_names} - {None}) > 1)
+
+
+def _place(name, is_split):
+  """Return (split of the folders or None, class) of a file; class is None outside of them."""
+  split = None
+  if is_split:
+    split, name = _split_folder(name), name.partition('/')[2]
+    if split is None:
+      return None, None
+  return split, name.split('/')[0] if '/' in name else None
+
+
+def _draw(seed, name):
+  """Return two numbers of chance for a photo: 0 to 99 for its split, and one for its place.
+
+  They depend on the seed and its name alone, so that one photo more does not move the others;
+  and not on how a system writes accents.
+  """
+  text = unicodedata.normalize('NFC', f'{seed}/{name}').encode('utf-8', 'surrogateescape')
+  number = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), 'big')
+  return number % 100, number // 100
+
+
+def _drawn_split(chance, validation_percentage, testing_percentage):
+  """Return the split of a number of chance, 0 to 99."""
+  if chance < validation_percentage:
+    return 'validation'
+  return 'testing' if chance < validation_percentage + testing_percentage else 'training'
+
+
+def _refuse_folder(input_dir, count, names, photo_names):
+  """Raise the UserError of a folder with count classes: fewer than 2, or too many."""
+  place = f'--input_dir={input_dir}'
+  inside = [name for name in photo_names if '/' in name]
+  if not photo_names:
+    raise UserError(f'{place} holds {len(names)} files and none of them is a photo: give a folder '
+                    'of class folders with photos')
+  if not inside:
+    parent = os.path.dirname(os.path.abspath(input_dir))
+    raise UserError(f'{place} holds {len(photo_names)} photos itself and no class folders: give '
+                    f'the folder of the class folders, perhaps --input_dir={parent}')
+  top = posixpath.commonpath([posixpath.dirname(name) for name in inside])
+  below = {name[len(top) + 1:].split('/')[0] for name in inside
+           if '/' in name[len(top) + 1:]}
+  if top and len(below) > 1:
+    raise UserError(f'{place} has photos in one folder only, {top}, and in {len(below)} folders '
+                    f'inside of that: give --input_dir={os.path.join(input_dir, *top.split("/"))}')
+  raise UserError(f'{place} has {count} class folders with photos: give a folder of 2 to '
+                  f'{MAX_CLASSES}, one for each class')
 
 
 def create_image_lists(input_dir, testing_percentage, validation_percentage, seed):
-  """Find the photos, assign each to a split by chance, and shuffle the training photos.
+  """Find the photos, decide the split of each, and put each split in an order of chance.
 
   Args:
-    input_dir: str, the folder of the class folders.
-    testing_percentage, validation_percentage: int, together at most 100.
-    seed: int; the same seed and files give the same lists.
+    input_dir: the folder of the class folders, or of the folders of the splits.
+    testing_percentage, validation_percentage: int, together at most 100; for the splits that
+      have no folder.
+    seed: int; the same seed and names give the same lists.
 
   Returns:
-    (class names, sorted; Photos in the order of the output; [(path, why it was skipped)]).
+    ImageLists.
 
   Raises:
-    script_support.UserError, OSError: as `find_photos`.
+    UserError: if there are fewer than 2 or more than MAX_CLASSES classes.
+    OSError: if something cannot be read.
   """
-  classes = find_photos(input_dir)
-  random = np.random.RandomState(seed)
-  lists, skipped = {split: [] for split in SPLITS}, []
-  for label, paths in enumerate(classes.values()):
-    for path in paths:
-      problem = photo_problem(path)
-      if problem:
-        skipped.append((path, problem))
-        continue
-      chance = random.randint(100)
-      if chance < validation_percentage:
-        split = 'validation'
-      elif chance < testing_percentage + validation_percentage:
-        split = 'testing'
+  problems, folders = find_files(input_dir)
+  photo_names = [name for name, problem in problems.items() if problem is None]
+  is_split = _is_split(photo_names)
+  places = {name: _place(name, is_split) for name in problems}
+  given = {places[name][0] for name in photo_names if places[name][1]} - {None}
+  photos, skipped = [], []
+  for name, problem in problems.items():
+    path, (split, label) = os.path.join(input_dir, *name.split('/')), places[name]
+    if label and not problem:
+      chance, order = _draw(seed, name)
+      if split in (None, 'training'):
+        split = _drawn_split(chance, validation_percentage * ('validation' not in given),
+                             testing_percentage * ('testing' not in given))
+      photos.append((SPLITS.index(split), order, Photo(path, name, label, split)))
+    elif label or not problem:  # what lies beside the class folders and is no photo is passed over
+      skipped.append((path, problem or 'is not in a class folder'))
+  photos = [photo for *_, photo in sorted(photos)]
+  count = len({photo.label for photo in photos})
+  if not 2 <= count <= MAX_CLASSES:
+    _refuse_folder(input_dir, count, problems, photo_names)
+  classes = {_place(f'{name}/', is_split)[1] for name in folders} - {None}
+  return ImageLists(sorted(classes), photos, skipped,
+                    [split for split in SPLITS if split in given])
+
+
+# -- The output --------------------------------------------------------------------------
+
+
+def check_options(options):
+  """Raise UserError if the output's name or the percentages cannot be as they are."""
+  output_file = options.output_file
+  if options.validation_percentage + options.testing_percentage > 99:
+    raise UserError(f'--validation_percentage={options.validation_percentage} and '
+                    f'--testing_percentage={options.testing_percentage} leave nothing to train on: '
+                    'give a sum below 100', console.WRONG_USAGE)
+  if not output_file.endswith('.npy'):
+    raise UserError(f'--output_file={output_file}: give a name that ends in .npy',
+                    console.WRONG_USAGE)
+  if os.path.isdir(output_file) or not os.path.isdir(os.path.dirname(output_file) or '.'):
+    raise UserError(f'--output_file={output_file} is a folder, or in none: give the name of a file '
+                    'in a folder')
+  _refuse_foreign_names(output_file)
+
+
+def _refuse_foreign_names(output_file):
+  """Raise UserError if a .json file beside the output is there and was not written here."""
+  path = flower_input.names_path(output_file)
+  if not os.path.lexists(path):
+    return
+  ours = False
+  with contextlib.suppress(UserError, FileNotFoundError):
+    files.require_regular_file(path, flower_input.MAX_BYTES)
+    ours = files.read_json(path).keys() >= {'labels', 'files', 'counts'}
+  if not ours:
+    raise UserError(f'--output_file={output_file}: {path}, which would be replaced, is not a file '
+                    'of flower_preprocess.py: move it away, or give another name')
+
+
+def _refuse_small_disk(output_file, count):
+  """Raise UserError if the disk has no room for count photos."""
+  needed = count * flower_input.IMAGE_BYTES
+  free = shutil.disk_usage(os.path.dirname(output_file) or '.').free
+  if free < needed:
+    raise UserError(f'--output_file={output_file}: No space left for {count} photos, which take '
+                    f'{needed / 1e9:.2f} GB: {free / 1e9:.2f} GB are free')
+
+
+def _refuse_bad_photos(input_dir, written, skipped):
+  """Raise UserError if most photos could not be decoded, or those of fewer than 2 classes could."""
+  # Other files are left out, too; but where photos fail to decode, something is wrong with them.
+  bad = [f'{path} {why}' for path, why in skipped
+         if path.lower().endswith(PHOTO_ENDINGS) or why == flower_input.DAMAGED]
+  if len(bad) > len(written):
+    raise UserError(f'--input_dir={input_dir}: {len(bad)} of {len(bad) + len(written)} photos '
+                    f'cannot be read ({bad[0]}): nothing is written')
+  classes = {photo.label for photo in written}
+  if len(classes) < 2:
+    raise UserError(f'--input_dir={input_dir} has {len(classes)} classes with photos that can be '
+                    'read: give photos of 2 or more')
+
+
+def _write_photos(writer, photos):
+  """Decode and write photos; return (those written, [(path, why)] of the others)."""
+  written, skipped = [], []
+  decoded_photos = flower_input.decoded_photos([photo.path for photo in photos])
+  with contextlib.closing(decoded_photos), \
+      tqdm(total=len(photos), unit='photo', disable=None) as bar:
+    for photo, decoded in zip(photos, decoded_photos, strict=True):
+      if decoded.problem:
+        skipped.append((photo.path, decoded.problem))
       else:
-        split = 'training'
-      lists[split].append(Photo(path, label, split))
-  random.shuffle(lists['training'])
-  return list(classes), [photo for split in SPLITS for photo in lists[split]], skipped
+        writer.add(decoded)
+        written.append(photo)
+      bar.update()
+  return written, skipped
 
 
-# -- Decoding ----------------------------------------------------------------------------
+def preprocess(options):
+  """Write the photos of options.input_dir to options.output_file, and their names beside it.
 
-
-def decode_photo(contents):
-  """Decode and scale a photo inside the graph.
-
-  Args:
-    contents: scalar string tensor, a JPEG file: colour, grey or CMYK, progressive or not.
-
-  Returns:
-    float32 [299, 299, 3], RGB in [0, 1].
-  """
-  image = tf.image.decode_jpeg(contents, channels=3)
-  # Scaled as bytes, which takes a quarter of the memory of scaling floats; the kernel computes in floats.
-  image = tf.image.resize_images(image, [IMAGE_SIZE, IMAGE_SIZE])
-  return image * (1 / 255)
-
-
-def decoded_photos(paths):
-  """Yield (positions, images) in order, in batches, from one graph; undecodable photos are left out.
-
-  Args:
-    paths: list of str.
-
-  Yields:
-    (int64 [n], float32 [n, 299, 299, 3] in [0, 1]), n up to PHOTOS_PER_WRITE.
-  """
-  with tf.Graph().as_default(), tf.Session() as sess:
-    all_paths = tf.placeholder(tf.string, [None])
-    dataset = (tf.data.Dataset.from_tensor_slices(all_paths).enumerate()
-               .map(lambda position, path: (position, decode_photo(tf.io.read_file(path))),
-                    num_parallel_calls=PARALLEL_PHOTOS)
-               .apply(tf.data.experimental.ignore_errors())
-               .batch(PHOTOS_PER_WRITE).prefetch(2))
-    iterator = tf.data.make_initializable_iterator(dataset)
-    next_batch = iterator.get_next()
-    sess.run(iterator.initializer, {all_paths: [os.fsencode(path) for path in paths]})
-    while True:
-      try:
-        yield sess.run(next_batch)
-      except tf.errors.OutOfRangeError:
-        return
-
-
-# -- Writing and reading the output ------------------------------------------------------
-
-
-def names_path(data_path):
-  """Return the path of the .json file beside a .npy file."""
-  return os.path.splitext(data_path)[0] + '.json'
-
-
-def _write_header(file, count):
-  """Write the .npy header of count records at the start of file; its length is always the same."""
-  file.seek(0)
-  np.lib.format.write_array_header_1_0(file, {'descr': np.lib.format.dtype_to_descr(RECORD),
-                                              'fortran_order': False, 'shape': (count,)})
-  return file.tell()
-
-
-def write_records(file, photos, skipped):
-  """Write photos as a stream of records.
-
-  Args:
-    file: binary file, empty.
-    photos: list of Photo.
-    skipped: list of (path, why), to which the undecodable ones are added.
-
-  Returns:
-    The list of Photos that were written, in order.
-  """
-  header_size = _write_header(file, len(photos))
-  written = []
-  buffer = np.zeros(PHOTOS_PER_WRITE, RECORD)
-  with script_support.log_lines_held_back(script_support.RAISED_TOO) as standard_error, \
-      tqdm(total=len(photos), unit='photo', disable=None, file=standard_error) as bar:
-    for positions, images in decoded_photos([photo.path for photo in photos]):
-      batch = [photos[position] for position in positions]
-      records = buffer[:len(batch)]
-      records['image'] = images
-      records['label'] = [photo.label for photo in batch]
-      records['split'] = [photo.split for photo in batch]
-      file.write(records.view(np.uint8))
-      written += batch
-      bar.update(len(batch))
-  decoded = set(written)
-  skipped += [(photo.path, 'is damaged or cut short') for photo in photos if photo not in decoded]
-  if _write_header(file, len(written)) != header_size:
-    raise AssertionError('numpy wrote .npy headers of two lengths')
-  return written
-
-
-def preprocess(input_dir, output_file, testing_percentage=TEST_PERCENTAGE,
-               validation_percentage=VALIDATION_PERCENTAGE, seed=SEED):
-  """Write the photos of input_dir to output_file and its names beside it.
-
-  Args:
-    input_dir, testing_percentage, validation_percentage, seed: as for `create_image_lists`.
-    output_file: str, the .npy file; it appears whole or not at all.
-
-  Returns:
-    The list of Photos written, in the order of the records.
+  Both files appear whole or, if this fails, stay as they were.
 
   Raises:
-    script_support.UserError: if there is no class, or no photo could be read.
+    UserError: if the options or the folder cannot be right, or most photos cannot be read.
     OSError: if something cannot be read or written.
   """
-  labels, photos, skipped = create_image_lists(input_dir, testing_percentage, validation_percentage, seed)
-  with script_support.replace_file(names_path(output_file)) as temporary_names_path, \
-      script_support.replace_file(output_file) as temporary_path:
-    with open(temporary_path, 'wb') as file:
-      written = write_records(file, photos, skipped)
-    for path, problem in skipped:
-      script_support.warn(f'skipped: {path} {problem}')
-    if not written:
-      raise script_support.UserError(f'--input_dir={input_dir}: none of its {len(skipped)} photos could be read')
+  check_options(options)
+  found = create_image_lists(options.input_dir, options.testing_percentage,
+                             options.validation_percentage, options.seed)
+  if found.given_splits:
+    drawn = [split for split in SPLITS if split not in found.given_splits]
+    print('Split as the folders are: ' + ', '.join(found.given_splits)
+          + ''.join(f'; {split} photos are drawn from the training ones' for split in drawn) + '.')
+  with flower_input.data_writer(options.output_file) as writer:
+    _refuse_small_disk(options.output_file, len(found.photos))
+    written, damaged = _write_photos(writer, found.photos)
+    skipped = sorted(found.skipped + damaged)
+    for path, why in skipped:
+      warn(f'skipped: {path} {why}')
+    _refuse_bad_photos(options.input_dir, written, skipped)
+    labels = sorted({photo.label for photo in written})
     counts = {split: sum(photo.split == split for photo in written) for split in SPLITS}
-    with open(temporary_names_path, 'w', encoding='utf-8') as file:
-      json.dump({'labels': labels, 'seed': seed, 'counts': counts,
-                 'files': [os.path.relpath(photo.path, input_dir).replace(os.sep, '/') for photo in written]},
-                file, indent=1)
-    if os.path.exists(names_path(output_file)):
-      os.remove(names_path(output_file))  # never old names beside new records
-  for label, name in enumerate(labels):
-    print(f'{script_support.printable(name)}: {sum(photo.label == label for photo in written)} photos')
+    writer.finish(labels, [photo.name for photo in written],
+                  [labels.index(photo.label) for photo in written], counts, seed=options.seed)
+  for name in found.classes:
+    if name not in labels:
+      warn(f'{name} has no photo that can be read: it is not a class')
+  _report(labels, written)
   print(f'Skipped {len(skipped)} files.')
-  print('%d training examples, %d validation examples and %d testing example.' % tuple(counts.values()))
-  return written
+  print('%d training examples, %d validation examples and %d testing example.'
+        % tuple(counts.values()))
 
 
-def read_names(path):
-  """Return (labels, files, counts) of the .json file beside a data file.
-
-  Raises:
-    script_support.UserError: if it is missing, no JSON, or does not hold what it should.
-  """
-  content = script_support.read_json(path)
-  labels, files, counts = (content.get(key) for key in ('labels', 'files', 'counts'))
-  if not script_support.is_list_of_names(labels) or len(set(labels)) != len(labels) or len(labels) < 2:
-    raise script_support.UserError(f'{path}: "labels" is no list of two or more class names: '
-                                   'run flower_preprocess.py again')
-  if not script_support.is_list_of_names(files):
-    raise script_support.UserError(f'{path}: "files" is no list of file names: run flower_preprocess.py again')
-  if (not isinstance(counts, dict) or sorted(counts) != sorted(SPLITS)
-      or not all(type(count) is int and count >= 0 for count in counts.values())
-      or sum(counts.values()) != len(files)):
-    raise script_support.UserError(f'{path}: "counts" does not match its {len(files)} files: '
-                                   'run flower_preprocess.py again')
-  return labels, files, counts
-
-
-def load_processed_data(path):
-  """Open what `preprocess` wrote, without reading the images into memory.
-
-  Args:
-    path: str, the .npy file; the .json file is expected beside it.
-
-  Returns:
-    ProcessedData.
-
-  Raises:
-    script_support.UserError: if the file is no .npy file of such records, is pickled, cut
-      short, or does not fit the names beside it.
-    OSError: if a file cannot be read.
-  """
-  try:
-    # Unlike np.load, this never takes a file for a pickle or an archive.
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # of headers of Python 2, and of sizes that overflow
-      records = np.lib.format.open_memmap(path, mode='r')
-  except OSError:
-    raise
-  except Exception as error:  # numpy's parser raises IndexError, TokenError, RecursionError and more
-    raise script_support.UserError(f'{path} is no whole .npy file of flower_preprocess.py '
-                                   f'({str(error).strip()}): run that again') from None
-  if records.dtype != RECORD or records.ndim != 1:
-    raise script_support.UserError(f'{path} holds an array {records.shape} of {records.dtype}, not the records '
-                                   'of flower_preprocess.py: run that first')
-  labels, files, counts = read_names(names_path(path))
-  expected = np.repeat(SPLITS, [counts[split] for split in SPLITS])
-  if len(records) != len(files) or not np.array_equal(records['split'], expected):
-    raise script_support.UserError(f'{path} and {names_path(path)} are not of the same run: '
-                                   'run flower_preprocess.py again')
-  if len(records) and not 0 <= records['label'].min() <= records['label'].max() < len(labels):
-    raise script_support.UserError(f'{path} holds labels beyond its {len(labels)} classes: '
-                                   'run flower_preprocess.py again')
-  images, record_labels = records['image'], np.array(records['label'])
-  ends = np.cumsum([0] + [counts[split] for split in SPLITS])
-  parts = [part[start:end] for start, end in zip(ends, ends[1:], strict=False) for part in (images, record_labels)]
-  return ProcessedData(*parts, labels=labels, files=files)
+def _report(labels, photos):
+  """Print how many photos each class has, and which classes have none in a split."""
+  in_split = collections.Counter((photo.label, photo.split) for photo in photos)
+  for label in labels:
+    print(f'{printable(label)}: {sum(in_split[label, split] for split in SPLITS)} photos')
+  for split in SPLITS:
+    without = [printable(label) for label in labels if not in_split[label, split]]
+    if without:
+      print(f'No {split} photos: {", ".join(without)}.')
 
 
 # -- Downloading -------------------------------------------------------------------------
@@ -363,37 +373,29 @@ def fetch_photos(input_dir):
   """Download the flower photos and unpack them as input_dir.
 
   Raises:
-    script_support.UserError: if they cannot be had.
+    UserError: if they cannot be had.
   """
+  advice = ('fetch it elsewhere and unpack it, so that '
+            f'--input_dir={input_dir} holds the class folders')
   parent = os.path.dirname(os.path.abspath(input_dir))
-  cure = f'fetch it elsewhere and unpack it, so that --input_dir={input_dir} holds the class folders'
-  with script_support.download(ARCHIVE_URL, parent, cure, ARCHIVE_SHA256) as archive_path, \
-      tempfile.TemporaryDirectory(dir=parent) as temporary_dir:
-    with tarfile.open(archive_path) as archive:
-      script_support.unpack(archive, temporary_dir)
-    os.replace(os.path.join(temporary_dir, INPUT_DATA), input_dir)
+  with files.download(ARCHIVE_URL, parent, advice, ARCHIVE_SHA256) as archive_path:
+    folder = os.path.dirname(archive_path)
+    files.unpack(archive_path, folder)
+    os.replace(os.path.join(folder, INPUT_DATA), input_dir)
 
 
 def main(argv):
-  script_support.refuse_arguments(argv)
-  if FLAGS.validation_percentage + FLAGS.testing_percentage > 99:
-    raise script_support.UsageError(
-        f'--validation_percentage={FLAGS.validation_percentage} and --testing_percentage='
-        f'{FLAGS.testing_percentage} leave nothing to train on: give a sum below 100')
-  if not FLAGS.output_file.endswith('.npy'):
-    raise script_support.UsageError(f'--output_file={FLAGS.output_file}: give a name that ends in .npy')
-  folder = os.path.dirname(FLAGS.output_file) or '.'
-  if os.path.isdir(FLAGS.output_file) or not os.path.isdir(folder):
-    raise script_support.UserError(f'--output_file={FLAGS.output_file} is a folder, or in none: '
-                                   'give the name of a file in a folder')
+  console.refuse_arguments(argv)
+  check_options(FLAGS)  # before a download, too
   if not os.path.isdir(FLAGS.input_dir):
-    if os.path.basename(os.path.normpath(FLAGS.input_dir)) != INPUT_DATA or os.path.exists(FLAGS.input_dir):
-      raise script_support.UserError(f'--input_dir={FLAGS.input_dir} is no folder: give a folder of class folders')
+    is_default = os.path.basename(os.path.normpath(FLAGS.input_dir)) == INPUT_DATA
+    if not is_default or os.path.lexists(FLAGS.input_dir):
+      raise UserError(f'--input_dir={FLAGS.input_dir} is not a folder: give a folder of class '
+                      'folders')
     fetch_photos(FLAGS.input_dir)
-  preprocess(FLAGS.input_dir, FLAGS.output_file, FLAGS.testing_percentage,
-             FLAGS.validation_percentage, FLAGS.seed)
-  print(f'Saved {FLAGS.output_file} and {names_path(FLAGS.output_file)}')
+  preprocess(FLAGS)
+  print(f'Saved {FLAGS.output_file} and {flower_input.names_path(FLAGS.output_file)}')
 
 
 if __name__ == '__main__':
-  script_support.run(main, define_flags)
+  console.run(main, FLAGS)
