@@ -6,6 +6,7 @@
 Reads the MNIST files of --data_dir and the checkpoints of --model_dir, prints the accuracy
 of each, and writes it to TensorBoard in a folder of its own inside --model_dir.
 """
+import math
 import os
 import time
 from typing import NamedTuple
@@ -104,28 +105,45 @@ def evaluate_once(sess, graph, data_set, step, options, curve_writer):
   return accuracy
 
 
-def new_checkpoints(model_dir, eval_interval_secs, timeout_secs):
+def new_checkpoints(options):
   """Yield the path of each checkpoint once, in the order of their steps, as they come."""
   # Not tf.train.checkpoints_iterator: it tells only of the newest, though several may have come
   # since the last look, and it believes the state file.
   seen, last_news = set(), time.monotonic()
-  pause = eval_interval_secs if timeout_secs is None else min(eval_interval_secs, timeout_secs)
-  while timeout_secs is None or time.monotonic() - last_news <= timeout_secs:
+  timeout_secs = math.inf if options.timeout_secs is None else options.timeout_secs
+  while True:
     look = time.monotonic()
-    for path in checkpoints.list_checkpoints(model_dir, mnist_train.MODEL_NAME):
+    for path in checkpoints.list_checkpoints(options.model_dir, mnist_train.MODEL_NAME):
       # A step may come again, in a folder that was deleted and trained in from the start.
       identity = checkpoints.identity(path)
       if identity and identity not in seen:
         seen.add(identity)
         yield path
         last_news = time.monotonic()
-    time.sleep(max(0.1, pause - (time.monotonic() - look)))
+    if time.monotonic() - last_news > timeout_secs:
+      return
+    pause = min(options.eval_interval_secs, timeout_secs) - (time.monotonic() - look)
+    time.sleep(max(0.1, pause))
+
+
+def evaluate_each(sess, graph, data_set, options, curve_writer):
+  """Score each new checkpoint once, until the timeout or a stop signal; return the last accuracy.
+
+  A checkpoint that is damaged, or that the trainer deletes while it is read, is skipped.
+  """
+  accuracy = None
+  try:
+    for path in new_checkpoints(options):
+      if checkpoints.restore_or_skip(sess, graph.saver, graph.variables, path):
+        accuracy = evaluate_once(sess, graph, data_set, checkpoints.step_of(path), options,
+                                 curve_writer)
+  except KeyboardInterrupt:  # the usual end of polling
+    print('Stopped by a signal.')
+  return accuracy
 
 
 def evaluate(mnist, options):
-  """Score the newest checkpoint, or each new one once, in the order of their steps.
-
-  A checkpoint that is damaged, or that the trainer deletes while it is read, is skipped.
+  """Score the newest whole checkpoint, or each new one in the order of their steps.
 
   Args:
     mnist: mnist_input.DataSets with one-hot labels.
@@ -134,28 +152,20 @@ def evaluate(mnist, options):
   Returns:
     The last accuracy, a float in [0, 1], or None if no checkpoint was scored.
   """
-  data_set, accuracy = getattr(mnist, options.split), None
+  data_set = getattr(mnist, options.split)
   if not data_set.num_examples:
     raise console.UserError('--validation_size=0 leaves no image to evaluate: give 1 or more, or '
                             '--split=test')
   mnist_train.check_labels(data_set)
   curve_dir = os.path.join(options.model_dir, f'eval_{options.split}')
-  with tf.Graph().as_default(), tf.Session() as sess, curves.CurveWriter(curve_dir) as writer:
+  with tf.Graph().as_default(), tf.Session() as sess, curves.CurveWriter(curve_dir) as curve_writer:
     graph = build_evaluation_graph()
-    if options.run_once:
-      path = checkpoints.restore_newest(sess, graph.saver, graph.variables, options.model_dir,
-                                        mnist_train.MODEL_NAME)
-      return path and evaluate_once(sess, graph, data_set, checkpoints.step_of(path), options,
-                                    writer)
-    try:
-      for path in new_checkpoints(options.model_dir, options.eval_interval_secs,
-                                  options.timeout_secs):
-        if checkpoints.restore_or_skip(sess, graph.saver, graph.variables, path):
-          accuracy = evaluate_once(sess, graph, data_set, checkpoints.step_of(path), options,
-                                   writer)
-    except KeyboardInterrupt:  # the usual end of polling, by Ctrl-C or another stop signal
-      print('Stopped by a signal.')
-  return accuracy
+    if not options.run_once:
+      return evaluate_each(sess, graph, data_set, options, curve_writer)
+    path = checkpoints.restore_newest(sess, graph.saver, graph.variables, options.model_dir,
+                                      mnist_train.MODEL_NAME)
+    return path and evaluate_once(sess, graph, data_set, checkpoints.step_of(path), options,
+                                  curve_writer)
 
 
 def warn_of_other_data(mnist, model_dir):

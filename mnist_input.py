@@ -155,10 +155,11 @@ def _read_idx(path, magic, header_size):
     UserError: if it is damaged, has another magic number, or holds fewer or more bytes than
       its header says.
   """
+  files.require_regular_file(path, 1000 * MAX_EXAMPLES)
   with open(path, 'rb') as file:
     is_gzipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC  # whatever its name says
   try:
-    with (gzip.open if is_gzipped else open)(path, 'rb') as file:
+    with files.failures_named(path), (gzip.open if is_gzipped else open)(path, 'rb') as file:
       header = file.read(header_size)
       if len(header) < header_size:
         raise UserError(f'{path} is cut short: {len(header)} bytes, but its header alone has '

@@ -91,13 +91,14 @@ def options(**changes):
 class Model(NamedTuple):
   """The tensors and operations of a training graph."""
   train_op: tf.Operation  # one gradient step, then one step of the moving averages
+  train_step: tf.Operation  # the gradient step alone
   loss: tf.Tensor  # scalar: cross entropy plus L2 penalty, of the weights before the step
   cross_entropy: tf.Tensor  # scalar: mean over the batch, in nats
   learning_rate: tf.Tensor  # scalar
   global_step: tf.Variable  # int64, steps done
 
 
-def build_model(x, y_, num_examples, options):
+def build_model(x, y_, num_examples, options, make_optimizer=tf.train.GradientDescentOptimizer):
   """Build network, loss, gradient step and moving averages.
 
   Args:
@@ -105,6 +106,7 @@ def build_model(x, y_, num_examples, options):
     y_: float32 [batch, 10], one-hot.
     num_examples: int, training examples, which make an epoch of the learning rate.
     options: of `options`.
+    make_optimizer: function of the learning rate that returns a tf.train.Optimizer.
   """
   def regularizer(weights):
     return options.regularization_rate * tf.nn.l2_loss(weights)  # rate * sum(weights^2) / 2
@@ -128,14 +130,14 @@ def build_model(x, y_, num_examples, options):
   # Order matters, twice: the loss is that of the weights before the step, and the averages
   # read the weights that the step has written.
   with tf.control_dependencies([loss]):
-    train_step = tf.train.GradientDescentOptimizer(learning_rate).minimize(loss, global_step)
+    train_step = make_optimizer(learning_rate).minimize(loss, global_step)
   # The step number lets the averages follow faster at first: min(decay, (1 + step) / (10 + step)).
   variable_averages = tf.train.ExponentialMovingAverage(options.moving_average_decay, global_step)
   with tf.control_dependencies([train_step]):
     variables_averages_op = variable_averages.apply(tf.trainable_variables())
   with tf.control_dependencies([variables_averages_op]):
     train_op = tf.no_op(name='train')
-  return Model(train_op, loss, cross_entropy_mean, learning_rate, global_step)
+  return Model(train_op, train_step, loss, cross_entropy_mean, learning_rate, global_step)
 
 
 def check_loss(step, loss, first_loss, options):

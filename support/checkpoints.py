@@ -108,7 +108,7 @@ def read_shapes(checkpoint_path):
   try:
     with literal(checkpoint_path) as path, raised_errors_held_back():
       return tf.train.load_checkpoint(path).get_variable_to_shape_map()
-  except (ValueError, tf.errors.OpError) as error:  # a plain OpError where the index is no table
+  except (ValueError, IndexError, tf.errors.OpError) as error:  # whatever a damaged index leads to
     raise DamagedCheckpoint(
         f'{checkpoint_path} is not a whole checkpoint ({describe(error)})') from None
 
@@ -122,6 +122,9 @@ def restore_values(sess, saver, checkpoint_path):
   try:
     with literal(checkpoint_path) as path, raised_errors_held_back():
       saver.restore(sess, path)
+  except tf.errors.InvalidArgumentError:  # where shapes have been compared, that leaves the types
+    raise UserError(f'{checkpoint_path} is of another network: its variables have other types'
+                    ) from None
   except (ValueError, *FILE_ERRORS) as error:
     raise DamagedCheckpoint(f'{checkpoint_path} is damaged ({describe(error)})') from None
 

@@ -109,7 +109,14 @@ def options(flag_values, **changes):
           os.fspath(value) if isinstance(value, os.PathLike) else value)
     except (TypeError, ValueError) as error:
       raise UserError(f'{name}={value!r}: {error}', WRONG_USAGE) from None
+    _require_finite(name, values[name])
   return types.SimpleNamespace(**values)
+
+
+def _require_finite(name, value):
+  # absl's bounds let nan pass, and TensorFlow computes in float32.
+  if isinstance(value, float) and not abs(value) <= 3.4e38:
+    raise UserError(f'--{name}={value:g}: give a finite number', WRONG_USAGE)
 
 
 def _advice(error, flag_values):
@@ -131,10 +138,8 @@ def parse_flags(flag_values, argv):
     arguments = flag_values(argv)
   except flags.Error as error:
     raise UserError(f'{error}: {_advice(error, flag_values)}', WRONG_USAGE) from None
-  for name in flag_values:  # absl's bounds let nan pass, and TensorFlow computes in float32
-    value = flag_values[name].value
-    if isinstance(value, float) and not abs(value) <= 3.4e38:
-      raise UserError(f'--{name}={value:g}: give a finite number', WRONG_USAGE)
+  for name in flag_values:
+    _require_finite(name, flag_values[name].value)
   return arguments
 
 
@@ -213,12 +218,11 @@ def _main_status(main, flag_values):
     warn(f'error: {error}')
     return error.status
   except (OSError, *one_line_errors) as error:
-    try:
-      sys.stdout.flush()
-      warn(f'error: {describe(error)}')
-    except OSError:
+    if isinstance(error, OSError) and error.filename is None:  # support.files names its own
       warn(f'error: standard output: {describe(error)}')
       os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in its buffer has nowhere to go
+    else:
+      warn(f'error: {describe(error)}')
     return FAILURE
 
 

@@ -83,8 +83,8 @@ def replace_file(path):
 
 
 @contextlib.contextmanager
-def _failures_named(path):
-  """Let a failure of this block that names no file, as that of a full disk, name path."""
+def failures_named(path):
+  """Let a failure of this block that names no file, as that of a bad disk, name path."""
   try:
     yield
   except OSError as error:
@@ -203,7 +203,7 @@ def download(url, folder, advice, sha256=None):
     found = hashlib.sha256()
     try:
       with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT_SECS) as response, \
-          _failures_named(folder), open(path, 'wb') as file, \
+          failures_named(folder), open(path, 'wb') as file, \
           tqdm(total=int(response.headers.get('Content-Length', 0)) or None, unit='B',
                unit_scale=True, desc=os.path.basename(path), disable=None) as bar:
         response.raise_for_status()
@@ -236,7 +236,7 @@ def unpack(archive_path, folder):
       folder.
   """
   try:
-    with tarfile.open(archive_path, 'r:gz') as archive, _failures_named(folder):
+    with tarfile.open(archive_path, 'r:gz') as archive, failures_named(folder):
       archive.extractall(folder, filter=_data_without_links)
   except tarfile.FilterError as error:
     raise UserError(f'{archive_path}: {error}: do not use this archive') from None

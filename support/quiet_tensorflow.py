@@ -96,6 +96,10 @@ console.open_closed_streams()
 # Kernels of oneDNN, which TensorFlow turns on by itself only on processors with AVX-512: a step of
 # MNIST takes 61 ms instead of 99 on two cores with AVX2.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
+try:
+  tempfile.gettempdir()
+except OSError:  # none can be written, but TensorFlow's import ends without the name of one
+  tempfile.tempdir = os.curdir
 with _interrupts_end_in_one_line():
   if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1') == '0':
     import tensorflow.compat.v1 as tf

@@ -53,7 +53,8 @@ def test_scores_each_checkpoint_once_in_order(mnist, mnist_dir, trained_dir):
 
 def test_a_folder_that_is_trained_in_again_is_scored_again(trained_dir, tmp_path):
   folder = tmp_path / 'model'
-  polls = mnist_eval.new_checkpoints(str(folder), eval_interval_secs=0, timeout_secs=1)
+  polls = mnist_eval.new_checkpoints(mnist_eval.options(
+      model_dir=folder, eval_interval_secs=0, timeout_secs=1))
   shutil.copytree(trained_dir, folder)
   assert [checkpoints.step_of(next(polls)) for _ in range(4)] == [1, 21, 41, 61]
   shutil.rmtree(folder)
