@@ -2,130 +2,226 @@
 
     python flower_finetune.py
 
-Reads --input_file and the pre-trained --ckpt_file (downloaded if it is missing), trains the
-last layers, writes flower.ckpt-STEP, model.json and TensorBoard scalars into --model_dir,
-and prints the validation accuracy every 30 steps and the test accuracy at the end. Started
-again, it goes on from the newest checkpoint. What to expect is in README.md.
+Reads --input_file and the pre-trained --ckpt_file (downloaded if it is missing), trains the last
+layers, writes flower.ckpt-STEP, model.json and TensorBoard curves into --model_dir, and
+prints the validation accuracy a dozen times and the test accuracy at the end. Started again, it
+goes on from the newest checkpoint, and ends in the same weights as a run that was never stopped.
+What to expect is in RESULTS.md.
 """
 import contextlib
-import json
 import math
 import os
-import tarfile
-import zipfile
-import zlib
 from typing import NamedTuple
 
-import script_support  # first: it imports TensorFlow quietly
-
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import flags
 from tqdm import tqdm
 
+import flower_bottlenecks
 import flower_inference
-import flower_preprocess
-
-FLAGS = flags.FLAGS
+import flower_input
+from support import checkpoints, console, curves, evaluation, files
+from support.quiet_tensorflow import tf
 
 # Files.
-INPUT_DATA = flower_preprocess.OUTPUT_FILE
+INPUT_DATA = 'flower_processed_data.npy'
 TRAIN_FILE = os.path.join('model-saves', 'inception')  # the folder of the checkpoints
 MODEL_NAME = 'flower.ckpt'
 CKPT_FILE = os.path.join('model-saves', 'inception', 'inception_v3.ckpt')
-MODEL_FILE = 'model.json'  # class names and batch normalisation, for flower_predict.py
-FEATURES_NAME = 'features.npz'
 CKPT_URL = 'http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz'
 
-# Optimisation.
+# Prefixes, separated by commas, of the variables that are not restored, and of those trained.
+CHECKPOINT_EXCLUDE_SCOPES = 'InceptionV3/Logits,InceptionV3/AuxLogits'
+TRAINABLE_SCOPE = 'InceptionV3/Logits,InceptionV3/AuxLogits'
+
+# Optimization where the whole network runs at each step: the book's numbers.
 LEARNING_RATE = 0.0001
 STEPS = 300
 BATCH = 32
-SEED = 1  # of the new layers' initial weights and of dropout
 
-REPORT_INTERVAL_STEPS = 30  # from one checkpoint and validation line to the next
+# Optimization where only the last layer runs, on kept bottlenecks, and a step takes a millisecond.
+# RMSProp moves a weight by about the learning rate whatever its gradient, so that a logit moves
+# with the size of the bottlenecks, which differs by 30 times between checkpoints: so the rate is
+# divided by their mean, and the penalty is that of the weights times that mean. The rate falls,
+# because one that learns in time is unsteady in batches of 32. Chosen by cross-validation on some
+# 900 photos, with bottlenecks of both sizes; as good as logistic regression there.
+BOTTLENECK_LEARNING_RATE = 0.002  # of bottlenecks whose mean is 1
+BOTTLENECK_LEARNING_RATE_DECAY = 0.01  # factor on it from the first step to the last
+BOTTLENECK_WEIGHT_DECAY = 150  # L2 penalty, shared out among the training photos
+BOTTLENECK_STEPS = 6000
+
+SEED = 1  # of the new layers' initial weights, of dropout and of the batches of evaluation
+
+# Checkpoints and validation: the book's 30 of its 300 steps, and the last.
+REPORTS = 10  # in a run
+MAX_TO_KEEP = 5
 EVAL_BATCH = 32  # photos in one run without training
 
+# Cross entropy, in terms of that of guessing: beyond the first, the learning rate is too large;
+# beyond the second, the weights are not worth saving.
+UNSTABLE = 3
+DIVERGED = 100
+DIVERGED_ADVICE = 'give a smaller --learning_rate and another --model_dir'
 
-def define_flags():
-  """Define a flag for each constant that a user may choose."""
-  flags.DEFINE_string('input_file', INPUT_DATA, 'The .npy file of flower_preprocess.py.')
-  flags.DEFINE_string('ckpt_file', CKPT_FILE, 'The pre-trained checkpoint.')
-  flags.DEFINE_string('model_dir', TRAIN_FILE, 'Folder of the fine-tuned checkpoints.')
-  flags.DEFINE_float('learning_rate', LEARNING_RATE, 'Learning rate of RMSProp.', lower_bound=0)
-  flags.DEFINE_integer('steps', STEPS, 'Steps in all, those of earlier runs included.', lower_bound=1)
-  flags.DEFINE_integer('batch_size', BATCH, 'Photos in a training step.', lower_bound=1)
-  flags.DEFINE_string('checkpoint_exclude_scopes', flower_inference.CHECKPOINT_EXCLUDE_SCOPES,
-                      'Prefixes of variables not to restore from --ckpt_file, separated by commas.')
-  flags.DEFINE_string('trainable_scopes', flower_inference.TRAINABLE_SCOPE,
-                      'Prefixes of variables to train, separated by commas; InceptionV3 is all.')
-  flags.DEFINE_enum('batch_norm', 'frozen', ['frozen', 'batch'], 'Batch normalisation with the fixed statistics '
-                    'of the checkpoint, or with those of each batch, as in the book.')
-  flags.DEFINE_bool('feature_cache', True, 'Compute what the last layers read once for each photo, '
-                    'where only they are trained and batch normalisation is frozen.')
-  flags.DEFINE_integer('seed', SEED, 'Seed of new weights and dropout.', lower_bound=0, upper_bound=2**31 - 1)
+WRONG_PHOTOS = 25  # named at the end, and shown in TensorBoard
+
+FLAGS = flags.FlagValues()
+console.DEFINE_path('input_file', INPUT_DATA, 'The .npy file of flower_preprocess.py.', FLAGS)
+console.DEFINE_path('ckpt_file', CKPT_FILE, 'The pre-trained checkpoint.', FLAGS)
+console.DEFINE_path('model_dir', TRAIN_FILE, 'Folder of the fine-tuned checkpoints.', FLAGS)
+flags.DEFINE_float(
+    'learning_rate', None, f'Learning rate of RMSProp; default: {LEARNING_RATE} where the whole '
+    f'network runs at each step. On kept bottlenecks, that of the first step, to be divided by '
+    f'their mean; default: {BOTTLENECK_LEARNING_RATE}.', 0, flag_values=FLAGS)
+flags.DEFINE_integer(
+    'steps', None, 'Steps in all, those of earlier runs included; default: '
+    f'{STEPS} where the whole network runs at each step, {BOTTLENECK_STEPS} on kept bottlenecks.',
+    1, flag_values=FLAGS)
+flags.DEFINE_integer('batch_size', BATCH, 'Photos in a training step.', 1, flag_values=FLAGS)
+flags.DEFINE_string('checkpoint_exclude_scopes', CHECKPOINT_EXCLUDE_SCOPES,
+                    'Prefixes of variables not to restore from --ckpt_file, separated by commas.',
+                    flag_values=FLAGS)
+flags.DEFINE_string('trainable_scopes', TRAINABLE_SCOPE, 'Prefixes of variables to train, '
+                    'separated by commas; InceptionV3 is all.', flag_values=FLAGS)
+flags.DEFINE_enum('batch_norm', 'frozen', ['frozen', 'batch'], 'Batch normalization with the fixed '
+                  'statistics of the checkpoint, or with those of each batch, as in the book.',
+                  flag_values=FLAGS)
+flags.DEFINE_bool('feature_cache', True, 'Compute what the last layers read, the bottlenecks, once '
+                  'for each photo and keep it, where only they are trained and batch normalization '
+                  'is frozen.', flag_values=FLAGS)
+flags.DEFINE_integer('seed', SEED, 'Seed of new weights, dropout, and the batches of evaluation.',
+                     0, 2**31 - 1, flag_values=FLAGS)
 
 
-class Options(NamedTuple):
-  """What steers a run, with the flags' meanings and defaults."""
-  ckpt_file: str = CKPT_FILE
-  model_dir: str = TRAIN_FILE
-  learning_rate: float = LEARNING_RATE
-  steps: int = STEPS
-  batch_size: int = BATCH
-  checkpoint_exclude_scopes: str = flower_inference.CHECKPOINT_EXCLUDE_SCOPES
-  trainable_scopes: str = flower_inference.TRAINABLE_SCOPE
-  batch_norm: str = 'frozen'
-  feature_cache: bool = True
-  seed: int = SEED
+def options(**changes):
+  """Return the options of a run: the flags' defaults, changed by name."""
+  return console.options(FLAGS, **changes)
 
 
-class FinetuningGraph(NamedTuple):
-  """The tensors, operations and variables of a fine-tuning graph."""
+# -- Which variables ---------------------------------------------------------------------
+
+
+def _prefixes(scopes, variables, flag_name):
+  """Return the prefixes in a comma-separated string; each must match one of the variables."""
+  prefixes = tuple(scope.strip() for scope in scopes.split(',') if scope.strip())
+  for prefix in prefixes:
+    if not any(variable.op.name.startswith(prefix) for variable in variables):
+      raise console.UserError(
+          f'--{flag_name}: {prefix!r} begins the name of no variable: give prefixes like '
+          'InceptionV3/Logits or InceptionV3/Mixed_7c, separated by commas', console.WRONG_USAGE)
+  return prefixes
+
+
+def get_tuned_variables(checkpoint_exclude_scopes=CHECKPOINT_EXCLUDE_SCOPES):
+  """Return the model variables to restore from the pre-trained checkpoint: all but the excluded.
+
+  Raises:
+    UserError: if a prefix matches no variable.
+  """
+  variables = flower_inference.model_variables()
+  exclusions = _prefixes(checkpoint_exclude_scopes, variables, 'checkpoint_exclude_scopes')
+  return [variable for variable in variables if not variable.op.name.startswith(exclusions)]
+
+
+def get_trainable_variables(trainable_scopes=TRAINABLE_SCOPE):
+  """Return the variables to train.
+
+  Raises:
+    UserError: if a prefix matches no variable, or there is none.
+  """
+  scopes = _prefixes(trainable_scopes, tf.trainable_variables(), 'trainable_scopes')
+  if not scopes:
+    raise console.UserError('--trainable_scopes is empty: give one prefix at least',
+                            console.WRONG_USAGE)
+  return [variable for variable in tf.trainable_variables() if variable.op.name.startswith(scopes)]
+
+
+# -- The graph ---------------------------------------------------------------------------
+
+
+class Recipe(NamedTuple):
+  """How to train, as far as that depends on what is trained."""
+  on_bottlenecks: bool  # whether what the last layer reads stays the same, and is kept
+  learning_rate: float
+  steps: int
+
+
+def choose_recipe(options):
+  """Return the Recipe for what options train, with its own numbers where they give none."""
+  scopes = [scope.strip() for scope in options.trainable_scopes.split(',') if scope.strip()]
+  on_bottlenecks = (options.feature_cache and options.batch_norm == 'frozen'
+                    and all(map(flower_inference.is_in_head, scopes))
+                    and any(map(flower_inference.is_in_last_layer, scopes)))
+  learning_rate, steps = ((BOTTLENECK_LEARNING_RATE, BOTTLENECK_STEPS) if on_bottlenecks
+                          else (LEARNING_RATE, STEPS))
+  return Recipe(on_bottlenecks, learning_rate if options.learning_rate is None
+                else options.learning_rate, options.steps or steps)
+
+
+class Model(NamedTuple):
+  """The tensors and operations of a fine-tuning graph."""
   images: tf.Tensor  # float32 [batch, 299, 299, 3] in [0, 1], fed
-  pre_logits: tf.Tensor  # float32 [batch, 1, 1, 2048], may be fed in place of images
+  bottlenecks: tf.Tensor  # float32 [batch, 2048], may be fed in place of images
   labels: tf.Tensor  # int64 [batch], fed
-  logits: tf.Tensor  # float32 [batch, n_classes]
-  cross_entropy: tf.Tensor  # scalar: mean over the batch, in nats
-  penalty: tf.Tensor  # scalar: L2 penalties of all weights
+  logits: tf.Tensor  # float32 [batch, n_classes], without dropout
+  cross_entropy: tf.Tensor  # scalar: mean over the batch, in nats, with dropout if there is any
+  loss: tf.Tensor  # scalar: cross entropy plus L2 penalties, of the weights before the step
+  learning_rate: tf.Tensor  # scalar
   train_step: tf.Operation
   global_step: tf.Variable  # int64, steps done
-  trained: list  # the variables that train_step changes
-  weights_finite: tf.Tensor  # bool: none of them is infinite or not a number
 
 
-class Examples(NamedTuple):
-  """The data in the form in which the graph is fed."""
-  tensor: tf.Tensor  # what the inputs are fed to: images or pre_logits
-  inputs: dict  # {split: array [n, ...]}
-  labels: dict  # {split: int64 [n]}
-
-
-def build_finetuning_graph(n_classes, options):
+def build_model(n_classes, n_training_examples, recipe, options,
+                make_optimizer=tf.train.RMSPropOptimizer):
   """Build network, loss and training step.
 
   Args:
-    n_classes: int.
-    options: Options.
-
-  Returns:
-    FinetuningGraph.
+    recipe: Recipe for the options.
+    make_optimizer: function of the learning rate that returns a tf.train.Optimizer.
 
   Raises:
-    script_support.UsageError: if options.trainable_scopes match no variable.
+    UserError: if options.trainable_scopes match no variable.
   """
-  images = tf.placeholder(tf.float32, [None, flower_inference.IMAGE_SIZE, flower_inference.IMAGE_SIZE, 3],
-                          name='input_images')
+  images = tf.placeholder(
+      tf.float32, [None, flower_input.IMAGE_SIZE, flower_input.IMAGE_SIZE, 3], name='input_images')
   labels = tf.placeholder(tf.int64, [None], name='labels')
-  logits, pre_logits = flower_inference.inference(images, n_classes, options.batch_norm == 'batch')
-  trained = flower_inference.get_trainable_variables(options.trainable_scopes)
-  cross_entropy = tf.losses.softmax_cross_entropy(tf.one_hot(labels, n_classes), logits, weights=1.0)
-  penalty = tf.losses.get_regularization_loss()  # slim has added them to its collection
   global_step = tf.train.get_or_create_global_step()
-  train_step = tf.train.RMSPropOptimizer(options.learning_rate).minimize(
-      cross_entropy + penalty, global_step, var_list=trained)
-  return FinetuningGraph(images, pre_logits, labels, logits, cross_entropy, penalty, train_step, global_step,
-                         trained, script_support.all_finite(trained))
+
+  # The book normalizes by the batch in evaluation, too; nothing but training has dropout here.
+  by_batch = options.batch_norm == 'batch'
+  logits, bottlenecks = flower_inference.inference(images, n_classes, is_training=by_batch)
+  training_logits = logits
+  if by_batch:
+    # Dropout differs from step to step, and is the same whenever that step is run.
+    dropout_seed = tf.stack([tf.constant(options.seed, tf.int64), global_step])
+    training_logits = flower_inference.last_layer(tf.nn.experimental.stateless_dropout(
+        bottlenecks, 1 - flower_inference.DROPOUT_KEEP_PROB, dropout_seed), n_classes)
+
+  # The loss: cross entropy, and the L2 penalties that slim has put into its collection, or the
+  # last layer's own.
+  with tf.name_scope('loss'):
+    cross_entropy = tf.losses.softmax_cross_entropy(
+        tf.one_hot(labels, n_classes), training_logits, weights=1.0)
+    if recipe.on_bottlenecks:
+      mean = tf.reduce_mean(bottlenecks)
+      penalty = BOTTLENECK_WEIGHT_DECAY / n_training_examples * tf.nn.l2_loss(
+          mean * flower_inference.last_weights(n_classes))
+    else:
+      penalty = tf.losses.get_regularization_loss()
+    loss = tf.add(cross_entropy, penalty, name='loss')
+
+  # Unlike the book's, the step changes the named variables only; on bottlenecks not even
+  # AuxLogits, which no loss reaches. It waits for the loss, which is to be of the weights before.
+  with tf.name_scope('train'), tf.control_dependencies([loss]):
+    if recipe.on_bottlenecks:
+      learning_rate = tf.train.exponential_decay(
+          recipe.learning_rate / mean, global_step, recipe.steps, BOTTLENECK_LEARNING_RATE_DECAY)
+    else:
+      learning_rate = tf.constant(recipe.learning_rate)
+    train_step = make_optimizer(learning_rate).minimize(
+        loss, global_step, var_list=get_trainable_variables(options.trainable_scopes))
+  return Model(images, bottlenecks, labels, logits, cross_entropy, loss, learning_rate, train_step,
+               global_step)
 
 
 # -- The pre-trained checkpoint ----------------------------------------------------------
@@ -135,262 +231,337 @@ def fetch_checkpoint(ckpt_file, variables):
   """Download Google's checkpoint, which has no published digest, and check its variables.
 
   Raises:
-    script_support.UserError: if it cannot be had or is not of this network.
+    UserError: if it cannot be had or is not of this network.
   """
-  folder = os.path.dirname(ckpt_file) or '.'
-  cure = f'fetch it elsewhere and unpack it, so that inception_v3.ckpt is at --ckpt_file={ckpt_file}'
-  with script_support.download(CKPT_URL, folder, cure) as archive_path:
-    try:
-      with tarfile.open(archive_path) as archive:
-        script_support.unpack(archive, os.path.dirname(archive_path))
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-      raise script_support.UserError(f'{CKPT_URL} is no whole archive ({type(error).__name__}): {cure}') from None
-    unpacked = os.path.join(os.path.dirname(archive_path), os.path.basename(CKPT_FILE))
-    shapes = script_support.checkpoint_shapes(unpacked)
+  advice = ('fetch it elsewhere and unpack it, so that inception_v3.ckpt is at '
+            f'--ckpt_file={ckpt_file}')
+  with files.download(CKPT_URL, os.path.dirname(ckpt_file) or '.', advice) as archive_path:
+    folder = os.path.dirname(archive_path)
+    files.unpack(archive_path, folder)
+    unpacked = os.path.join(folder, os.path.basename(CKPT_FILE))
+    shapes = checkpoints.read_shapes(unpacked)
     for variable in variables:
       if shapes.get(variable.op.name) != variable.shape.as_list():
-        raise script_support.UserError(f'{CKPT_URL} does not hold {variable.op.name} of shape '
-                                       f'{variable.shape.as_list()}: it is not the checkpoint it was')
+        raise console.UserError(f'{CKPT_URL} does not hold {variable.op.name} of shape '
+                                f'{variable.shape.as_list()}: it is not the checkpoint it was')
     os.replace(unpacked, ckpt_file)
 
 
-def load_tuned_variables(sess, ckpt_file, variables):
-  """Restore variables from a pre-trained checkpoint, and say which it does not have.
+def _in_folder(folder):
+  """Return the one checkpoint in a folder, or the newest one of an earlier fine-tuning."""
+  tuned = checkpoints.list_checkpoints(folder, MODEL_NAME)
+  if tuned:
+    return tuned[-1]
+  names = [name[:-len('.index')] for name in sorted(os.listdir(folder)) if name.endswith('.index')]
+  names += [name for name in os.listdir(folder) if name == os.path.basename(CKPT_FILE)]
+  if len(names) != 1:
+    raise console.UserError(f'--ckpt_file={folder} is a folder with {len(names)} checkpoints: give '
+                            'the path of one, like inception_v3.ckpt or flower.ckpt-299 in it')
+  return os.path.join(folder, names[0])
+
+
+def find_checkpoint(ckpt_file):
+  """Return the path that names a checkpoint for TensorFlow, or None if there is none.
 
   Args:
-    sess: session in which the variables were initialized.
-    ckpt_file: str, the checkpoint.
-    variables: list of the variables to restore.
+    ckpt_file: the checkpoint, one of its files, or a folder with one.
 
   Raises:
-    script_support.UserError: if the checkpoint is missing or damaged, has none of the
-      variables, or has one of another shape.
+    UserError: if there is something else.
   """
-  if not os.path.isfile(ckpt_file) and not tf.train.checkpoint_exists(ckpt_file):
-    if os.path.basename(ckpt_file) != os.path.basename(CKPT_FILE) or os.path.exists(ckpt_file):
-      raise script_support.UserError(f'--ckpt_file={ckpt_file} is no checkpoint: give its path without '
-                                     '.index or .data-00000-of-00001')
-    fetch_checkpoint(ckpt_file, variables)
-  print('Loading tuned variables from %s' % ckpt_file)
-  shapes = script_support.checkpoint_shapes(ckpt_file)
+  for suffix in checkpoints.SUFFIXES:
+    ckpt_file = ckpt_file.removesuffix(suffix)
+  if os.path.isdir(ckpt_file):
+    ckpt_file = _in_folder(ckpt_file)
+  # Google's is one file in TensorFlow's first format; later ones have an index.
+  return ckpt_file if os.path.exists(ckpt_file + '.index') or os.path.exists(ckpt_file) else None
+
+
+def get_checkpoint(options, variables):
+  """Return the path of the pre-trained checkpoint; download Google's if that is what is missing.
+
+  Going on in a model folder needs none: then it may be None.
+
+  Raises:
+    UserError: if there is none, or it is not a checkpoint.
+  """
+  path = find_checkpoint(options.ckpt_file)
+  if path is None and checkpoints.list_checkpoints(options.model_dir, MODEL_NAME):
+    return None
+  needed = (f'give inception_v3.ckpt, unpacked from {CKPT_URL}, or the flower.ckpt-STEP of an '
+            'earlier run')
+  if path is None:
+    path = options.ckpt_file
+    if os.path.basename(path) != os.path.basename(CKPT_FILE):
+      raise console.UserError(f'--ckpt_file={path} does not exist: {needed}')
+    fetch_checkpoint(path, variables)
+  try:
+    checkpoints.read_shapes(path)
+  except checkpoints.DamagedCheckpoint:
+    raise console.UserError(f'--ckpt_file={path} is not a whole checkpoint of TensorFlow: '
+                            f'{needed}') from None
+  return path
+
+
+def checkpoint_digest(path):
+  """Return a digest that tells a checkpoint from others."""
+  # An index holds a checksum of each variable, and so stands for all of them.
+  with open(path + '.index' if os.path.exists(path + '.index') else path, 'rb') as file:
+    return files.digest(iter(lambda: file.read(1 << 20), b''))
+
+
+def load_tuned_variables(sess, ckpt_path, variables):
+  """Restore variables from the pre-trained checkpoint, and say which it does not have.
+
+  All others of the graph get their initial values.
+
+  Raises:
+    UserError: if the checkpoint is damaged, has none of the variables, or has one of another
+      shape.
+  """
+  print(console.printable('Loading tuned variables from %s' % ckpt_path))
+  shapes = checkpoints.read_shapes(ckpt_path)
   found = [variable for variable in variables if variable.op.name in shapes]
   for variable in found:
     shape, expected = shapes[variable.op.name], variable.shape.as_list()
     if shape != expected:
-      raise script_support.UserError(f'--ckpt_file={ckpt_file}: {variable.op.name} has shape {shape}, expected '
-                                     f'{expected}: add its prefix to --checkpoint_exclude_scopes')
-  if not found:
-    raise script_support.UserError(f'--ckpt_file={ckpt_file} has none of the {len(variables)} variables to '
-                                   'restore: give a checkpoint of Inception-v3 in slim\'s names')
-  try:
-    with script_support.log_lines_held_back(script_support.RAISED_TOO):
-      tf.train.Saver(found).restore(sess, ckpt_file)
-  except (ValueError, *script_support.FILE_ERRORS) as error:
-    raise script_support.UserError(f'--ckpt_file={ckpt_file} is damaged '
-                                   f'({script_support.describe(error)}): fetch it again') from None
+      raise console.UserError(f'--ckpt_file={ckpt_path}: {variable.op.name} has shape {shape}, '
+                              f'expected {expected}: add its prefix to '
+                              '--checkpoint_exclude_scopes')
+  if variables and not found:
+    raise console.UserError(f'--ckpt_file={ckpt_path} has none of the {len(variables)} variables '
+                            'to restore: give a checkpoint of Inception-v3 in slim\'s names')
+  # Initial values for all others first: the operation that gives them must not be made in a graph
+  # that a session has begun to run.
+  sess.run(tf.variables_initializer([variable for variable in tf.global_variables()
+                                     if variable not in found]))
+  if found:
+    checkpoints.restore_values(sess, tf.train.Saver(found), ckpt_path)
   print(f'{len(found)} of {len(variables)} variables restored.')
   for variable in variables:
     if variable.op.name not in shapes:
-      print(f'Not in the checkpoint, starts anew: {variable.op.name}')
+      print(f'Not in the checkpoint, starts from its initial value: {variable.op.name}')
 
 
-# -- Features ----------------------------------------------------------------------------
+# -- What is fed, and what comes out -----------------------------------------------------
 
 
-def run_batches(sess, tensor, fed_tensor, inputs, bar=None):
-  """Return the rows of tensor for all inputs, in batches that take each once."""
-  rows = []
-  for start in range(0, len(inputs), EVAL_BATCH):
-    batch = inputs[start:start + EVAL_BATCH]
-    rows.append(sess.run(tensor, {fed_tensor: batch}))
-    if bar is not None:
-      bar.update(len(batch))
-  return np.concatenate(rows)
+class Examples(NamedTuple):
+  """The data in the form in which the network is fed."""
+  tensor: tf.Tensor  # what the inputs are fed to: images or bottlenecks
+  inputs: dict  # {split: array [n, ...]}
+  labels: dict  # {split: int64 [n]}
 
 
-def load_features(sess, graph, data, options, data_digest):
-  """Return PreLogits of every photo, from the model folder if they were computed before.
+def make_examples(sess, model, recipe, data, options):
+  """Return the photos as the network is fed with them: as bottlenecks, where these are kept."""
+  labels = {split: getattr(data, f'{split}_labels') for split in flower_input.SPLITS}
+  if not recipe.on_bottlenecks:
+    photos = {split: getattr(data, f'{split}_images') for split in flower_input.SPLITS}
+    return Examples(model.images, photos, labels)
+  path = flower_bottlenecks.bottlenecks_path(options.input_file, options.model_dir)
+  return Examples(model.bottlenecks, flower_bottlenecks.load_bottlenecks(
+      path, sess, model.images, model.bottlenecks, data), labels)
 
-  They are kept under a key of the photos and of the network's weights as restored; under
-  another key they are computed anew.
 
-  Args:
-    sess: session whose variables are restored.
-    graph: FinetuningGraph.
-    data: flower_preprocess.ProcessedData.
-    options: Options.
-    data_digest: str, digest of the data file.
+def predict_logits(sess, model, examples, split, seed):
+  """Return the logits of a split, float32 [n, n_classes].
 
-  Returns:
-    {split: float32 [n, 1, 1, 2048]}.
+  With --batch_norm=batch the answer for a photo depends on the others of its batch; where all are
+  of one class, as in a file in the order of the classes, they take the class away with their
+  mean. So each batch is a mix, the same each time.
   """
-  path = os.path.join(options.model_dir, FEATURES_NAME)
-  trunk = [variable for variable in flower_inference.model_variables()
-           if not flower_inference.only_head([variable])]
-  key = script_support.digest([data_digest.encode()] + [value.tobytes() for value in sess.run(trunk)])
-  # A file that is missing, damaged or of something else is made anew.
-  with contextlib.suppress(FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
-                           zlib.error, NotImplementedError):
-    with np.load(path, allow_pickle=False) as stored:
-      if str(stored['key']) == key:
-        print(f'Features of all photos from {path}.')
-        return {split: stored[split] for split in flower_preprocess.SPLITS}
-  images = {split: getattr(data, f'{split}_images') for split in flower_preprocess.SPLITS}
-  with tqdm(total=sum(map(len, images.values())), unit='photo', desc='Features', disable=None) as bar:
-    features = {split: run_batches(sess, graph.pre_logits, graph.images, images[split], bar) for split in images}
-  with script_support.replace_file(path) as temporary_path, open(temporary_path, 'wb') as file:
-    np.savez(file, key=key, **features)
-  return features
+  inputs = examples.inputs[split]
+  logits = np.zeros([len(inputs), model.logits.shape[1]], np.float32)
+  order = np.random.RandomState(seed).permutation(len(inputs))
+  for batch in np.array_split(order, math.ceil(len(inputs) / EVAL_BATCH)):
+    batch.sort()  # reads the file from its beginning to its end
+    logits[batch] = sess.run(model.logits, {examples.tensor: inputs[batch]})
+  return logits
 
 
-def make_examples(sess, graph, data, options, data_digest):
-  """Return Examples: features where they stay the same, photos where they do not."""
-  labels = {split: getattr(data, f'{split}_labels') for split in flower_preprocess.SPLITS}
-  if options.feature_cache and options.batch_norm == 'frozen' and flower_inference.only_head(graph.trained):
-    return Examples(graph.pre_logits, load_features(sess, graph, data, options, data_digest), labels)
-  inputs = {split: getattr(data, f'{split}_images') for split in flower_preprocess.SPLITS}
-  return Examples(graph.images, inputs, labels)
+def score(logits, labels):
+  """Return (accuracy in [0, 1], mean cross entropy in nats) of logits [n, n_classes]."""
+  logits = logits - logits.max(1, keepdims=True)
+  cross_entropies = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
+  return np.mean(logits.argmax(1) == labels), np.mean(cross_entropies)
+
+
+def check_cross_entropy(i, cross_entropy, n_classes, recipe, options):
+  """Raise UserError if a cross entropy is of weights that are not worth saving."""
+  if not cross_entropy <= DIVERGED * math.log(n_classes):  # nan compares false
+    raise console.UserError(
+        f'the cross entropy is {cross_entropy:g} at step {i}, which is not saved: '
+        f'{DIVERGED_ADVICE}, because what went wrong at {recipe.learning_rate:g} may be in the '
+        f'checkpoints of {options.model_dir} already')
+
+
+def print_test_report(predicted, data):
+  """Print the test accuracy, how it comes about by class, and the photos that were wrong."""
+  labels, names = data.testing_labels, [console.printable(name) for name in data.labels]
+  right = predicted == labels
+  print('Final test accuracy = %.1f%%' % (np.mean(right) * 100))
+  print(f'{right.sum()} of {len(right)} test photos are right:')
+  for label, name in enumerate(names):
+    of_class = labels == label
+    print(f'  {name}: {right[of_class].sum()} of {of_class.sum()}' if of_class.any()
+          else f'  {name}: no test photo')
+  evaluation.print_confusion(evaluation.confusion_matrix(labels, predicted, len(names)), names)
+  test_files = data.files[len(data.files) - len(labels):]
+  wrong = np.flatnonzero(~right)
+  for photo in wrong[:WRONG_PHOTOS]:
+    print(f'  wrong: {console.printable(test_files[photo])} taken for {names[predicted[photo]]}')
+  if len(wrong) > WRONG_PHOTOS:
+    print(f'  and {len(wrong) - WRONG_PHOTOS} more')
+
+
+def print_advice(predicted, data, worst_cross_entropy, recipe, options):
+  """Say so if the network is no better than one that gives all photos one answer."""
+  counts = np.bincount(data.testing_labels, minlength=len(data.labels))
+  if (predicted == data.testing_labels).sum() > counts.max():
+    return
+  if worst_cross_entropy > UNSTABLE * math.log(len(data.labels)):
+    advice = f'{DIVERGED_ADVICE} than {recipe.learning_rate:g} and {options.model_dir}'
+  else:
+    advice = f'give more --steps, or a larger --learning_rate than {recipe.learning_rate:g}'
+  print(f'This is no better than to answer {console.printable(data.labels[counts.argmax()])} for '
+        f'every photo ({counts.max()} of {counts.sum()}): {advice}.')
+
+
+def add_wrong_photos(curve_writer, step, predicted, data):
+  """Write the first wrongly classified test photos to TensorBoard, reduced to a third."""
+  wrong = np.flatnonzero(predicted != data.testing_labels)[:WRONG_PHOTOS]
+  side = flower_input.IMAGE_SIZE // 3
+  photos = data.testing_images[wrong][:, :3 * side, :3 * side]
+  photos = photos.reshape(-1, side, 3, side, 3, 3).mean((2, 4))  # [wrong, side, side, 3]
+  evaluation.add_wrong_pictures(curve_writer, step, 'wrong_photos', photos)
 
 
 # -- Training ----------------------------------------------------------------------------
 
 
-def predict_labels(sess, graph, examples, split):
-  """Return the predicted classes of a split, int64 [n]."""
-  return run_batches(sess, graph.logits, examples.tensor, examples.inputs[split]).argmax(1)
+def check_splits(data, input_file):
+  """Raise UserError if a split is empty; say so if a class has nothing to train on."""
+  for split in flower_input.SPLITS:
+    if not len(getattr(data, f'{split}_labels')):
+      raise console.UserError(f'--input_file={input_file} has no {split} photos: preprocess more '
+                              'photos, or with other percentages')
+  counts = np.bincount(data.training_labels, minlength=len(data.labels))
+  untrained = [name for name, count in zip(data.labels, counts, strict=True) if not count]
+  if untrained:
+    console.warn(f'--input_file={input_file} has no training photo of {", ".join(untrained)}, so '
+                 'that no photo will be taken for one: preprocess more photos of that class')
 
 
-def train_steps(sess, graph, examples, saver, options, steps_done):
-  """Train on the batches in their order; save and validate every 30 steps, at the last and on a signal.
-
-  Returns:
-    The name of the signal that ended training, or None.
-
-  Raises:
-    script_support.UserError: if the loss is not finite; that step is not saved.
-  """
-  inputs, labels = examples.inputs['training'], examples.labels['training']
-  batches_an_epoch = math.ceil(len(inputs) / options.batch_size)
-  writer = script_support.open_writer(os.path.join(options.model_dir, 'train'))
-  with script_support.StopSignals() as stop, writer, \
-      tqdm(total=options.steps, initial=steps_done, unit='step', disable=None) as bar:
-    for i in range(steps_done, options.steps):
-      # In order: preprocessing has shuffled them. The last batch of an epoch may be smaller.
-      start = i % batches_an_epoch * options.batch_size
-      _, cross_entropy = sess.run([graph.train_step, graph.cross_entropy], {
-          examples.tensor: inputs[start:start + options.batch_size],
-          graph.labels: labels[start:start + options.batch_size]})
-      bar.update()
-      if not math.isfinite(cross_entropy):
-        raise script_support.UserError(f'the cross entropy is {cross_entropy:g} at step {i}, which is not saved: '
-                                       f'give less than --learning_rate={options.learning_rate:g}')
-      report = i % REPORT_INTERVAL_STEPS == 0 or i + 1 == options.steps or stop.received
-      if report and not sess.run(graph.weights_finite):
-        raise script_support.UserError(f'not all weights are finite at step {i}, which is not saved: '
-                                       f'give less than --learning_rate={options.learning_rate:g}')
-      if report:
-        correct = predict_labels(sess, graph, examples, 'validation') == examples.labels['validation']
-        accuracy = float(np.mean(correct))
-        script_support.save_checkpoint(sess, saver, options.model_dir, MODEL_NAME, i)
-        bar.write('Step %d: Validation accuracy = %.1f%%' % (i, accuracy * 100.0))
-        # The penalty of 22 million weights, only here and after the step: it hardly changes in one.
-        script_support.write_scalars(writer, i, validation_accuracy=accuracy, cross_entropy=cross_entropy,
-                                     loss=cross_entropy + sess.run(graph.penalty))
-      if stop.received:
-        return stop.received
-  return None
+def model_identity(data, ckpt_path, options):
+  """Return what a model folder is of: a run with another of these needs another folder."""
+  identity = {'labels': data.labels, 'data_id': data.id,
+              **{name: getattr(options, name) for name in (
+                  'batch_norm', 'trainable_scopes', 'checkpoint_exclude_scopes', 'seed')}}
+  if ckpt_path:  # going on needs no pre-trained checkpoint, so it may be gone
+    identity['ckpt_file_digest'] = checkpoint_digest(ckpt_path)
+  return identity
 
 
-def print_test_report(predicted, data):
-  """Print the test accuracy, a table by class, and the photos that were taken for others."""
-  correct = predicted == data.testing_labels
-  print('Final test accuracy = %.1f%%' % (np.mean(correct) * 100))
-  print(f'{int(correct.sum())} of {len(correct)} test photos are right:')
-  for label, name in enumerate(data.labels):
-    of_class = data.testing_labels == label
-    print(f'  {script_support.printable(name)}: {int(correct[of_class].sum())} of {int(of_class.sum())}')
-  test_files = data.files[len(data.files) - len(predicted):]
-  for file, true, wrong in zip(test_files, data.testing_labels, predicted, strict=True):
-    if true != wrong:
-      print(f'  wrong: {script_support.printable(file)} taken for '
-            f'{script_support.printable(data.labels[wrong])}')
-
-
-def check_model_dir(model, model_dir):
-  """Raise script_support.UserError if the folder's checkpoints are of other classes or batch normalisation."""
-  if script_support.named_checkpoints(model_dir, MODEL_NAME):
-    stored = script_support.read_json(os.path.join(model_dir, MODEL_FILE))
-    for key, value in model.items():
-      if stored.get(key) != value:
-        raise script_support.UserError(f'--model_dir={model_dir} holds checkpoints with {key} '
-                                       f'{stored.get(key)}, not {value}: choose another folder')
-
-
-def write_model(model, model_dir):
-  """Leave in the model folder what a prediction needs beside a checkpoint."""
-  path = os.path.join(model_dir, MODEL_FILE)
-  with script_support.replace_file(path) as temporary_path, open(temporary_path, 'w', encoding='utf-8') as file:
-    json.dump(model, file, indent=1)
-
-
-def finetune(data, data_digest, options=Options()):
+def finetune(data, options):
   """Fine-tune on data.training_images and report on the testing ones.
 
   Args:
-    data: flower_preprocess.ProcessedData.
-    data_digest: str, digest of its file, part of the key of the features.
-    options: Options.
+    data: flower_input.ProcessedData.
+    options: of `options`; its input_file is where bottlenecks are kept.
 
   Returns:
     int64 [n], the predicted classes of the testing images; None if a signal ended training.
 
   Raises:
-    script_support.UserError: see `load_tuned_variables`, `check_model_dir`, `train_steps`.
+    UserError: if a split is empty, another process trains in the folder, its checkpoints are
+      damaged or of another model, the pre-trained checkpoint is not one of this network, a
+      checkpoint cannot be written, or the cross entropy shows that training failed.
   """
-  with script_support.folder_lock(options.model_dir), tf.Graph().as_default():
-    tf.set_random_seed(options.seed)
-    graph = build_finetuning_graph(len(data.labels), options)
-    tuned_variables = flower_inference.get_tuned_variables(options.checkpoint_exclude_scopes)
-    model = {'labels': data.labels, 'batch_norm': options.batch_norm}
-    check_model_dir(model, options.model_dir)
-    variables = tf.global_variables()
-    saver = tf.train.Saver(variables, save_relative_paths=True)
-    with tf.Session() as sess:
-      # Order matters: what is loaded must not be initialized afterwards.
-      sess.run(tf.global_variables_initializer())
-      path = script_support.resume(sess, saver, {variable.op.name: variable for variable in variables},
-                                   options.model_dir, MODEL_NAME)
-      if path:
-        print(f'Going on from {path}.')
-      else:
-        load_tuned_variables(sess, options.ckpt_file, tuned_variables)
-      write_model(model, options.model_dir)
-      steps_done = int(sess.run(graph.global_step))
-      examples = make_examples(sess, graph, data, options, data_digest)
-      if steps_done >= options.steps:
-        print(f'Nothing to train: {steps_done} of {options.steps} steps are done; give more with --steps.')
-      signal_name = train_steps(sess, graph, examples, saver, options, steps_done)
-      if signal_name:
-        print(f'Stopped by {signal_name}; run again to go on from {options.model_dir}.')
-        return None
-      predicted = predict_labels(sess, graph, examples, 'testing')
-      print_test_report(predicted, data)
-      print(f'Saved {script_support.named_checkpoints(options.model_dir, MODEL_NAME)[-1]}')
-      return predicted
+  check_splits(data, options.input_file)
+  with (checkpoints.ModelFolder(options.model_dir, MODEL_NAME) as folder,
+        tf.Graph().as_default(), tf.Session() as sess,
+        curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
+        contextlib.ExitStack() as stack):
+    # The network with as many classes as the data has, its loss, and the step that trains.
+    tf.set_random_seed(options.seed)  # before the first variable, whose initial values it decides
+    recipe = choose_recipe(options)
+    n_classes = len(data.labels)
+    model = build_model(n_classes, len(data.training_labels), recipe, options)
+
+    # Variables from the newest checkpoint of an earlier run, if there is one; or else the tuned
+    # ones from the pre-trained checkpoint, and initial values for the others.
+    tuned_variables = get_tuned_variables(options.checkpoint_exclude_scopes)
+    ckpt_path = get_checkpoint(options, tuned_variables)
+    folder.check_model(model_identity(data, ckpt_path, options), {
+        'learning_rate': recipe.learning_rate, 'steps': recipe.steps,
+        'batch_size': options.batch_size})
+    saver = checkpoints.Saver(folder, MAX_TO_KEEP, DIVERGED_ADVICE)
+    path = saver.resume(sess)
+    if path:
+      print(console.printable(f'Going on from {path}.'))
+    else:
+      load_tuned_variables(sess, ckpt_path, tuned_variables)
+    steps_done = int(sess.run(model.global_step))
+    if steps_done >= recipe.steps:
+      print(f'Nothing to train: {steps_done} of {recipe.steps} steps are done; give more with '
+            '--steps.')
+
+    # Photos, or what the last layer reads of them.
+    examples = make_examples(sess, model, recipe, data, options)
+    inputs, labels = examples.inputs['training'], examples.labels['training']
+    curve_writer.add_graph(sess.graph)
+    worst = 0  # cross entropy at a validation
+
+    stop = stack.enter_context(console.StopSignals())  # from here on, a signal lets a step end
+    for i in tqdm(range(steps_done, recipe.steps), initial=steps_done, total=recipe.steps,
+                  unit='step', disable=None):
+      # Simply in order, because preprocessing has shuffled the photos. The last batch of an epoch
+      # may be smaller.
+      start = i % math.ceil(len(inputs) / options.batch_size) * options.batch_size
+      end = min(start + options.batch_size, len(inputs))
+      # One step of RMSProp, on the variables to train only.
+      _, loss, cross_entropy, learning_rate = sess.run(
+          [model.train_step, model.loss, model.cross_entropy, model.learning_rate],
+          feed_dict={examples.tensor: inputs[start:end], model.labels: labels[start:end]})
+
+      check_cross_entropy(i, cross_entropy, n_classes, recipe, options)
+      is_last = i + 1 == recipe.steps or stop.received
+      # As often as the book in its run, at steps 0, 30, ..., 270 of 300, and at the last.
+      if is_last or i % max(1, recipe.steps // REPORTS) == 0:
+        # The loss was that of the weights before the step; these are the ones to be saved.
+        accuracy, validation_cross_entropy = score(predict_logits(
+            sess, model, examples, 'validation', options.seed), data.validation_labels)
+        check_cross_entropy(i, validation_cross_entropy, n_classes, recipe, options)
+        worst = max(worst, cross_entropy, validation_cross_entropy)
+        path = saver.save(sess, i)
+        tqdm.write('Step %d: Validation accuracy = %.1f%%' % (i, accuracy * 100.0))
+        curve_writer.add_scalars(
+            i, loss=loss, cross_entropy=cross_entropy, learning_rate=learning_rate,
+            validation_accuracy=accuracy, validation_cross_entropy=validation_cross_entropy)
+      if is_last:
+        break
+    stack.close()
+    if stop.received:
+      print(f'Stopped by {stop.received}; run again to go on. Saved {path}')
+      return None
+
+    # The result, on photos that had no part in training, nor in choosing how to train.
+    predicted = predict_logits(sess, model, examples, 'testing', options.seed).argmax(1)
+    print_test_report(predicted, data)
+    print_advice(predicted, data, worst, recipe, options)
+    add_wrong_photos(curve_writer, checkpoints.step_of(path), predicted, data)
+  print(console.printable(f'Saved {path}'))
+  return predicted
 
 
 def main(argv):
-  script_support.refuse_arguments(argv)
-  data = flower_preprocess.load_processed_data(FLAGS.input_file)
+  console.refuse_arguments(argv)
+  data = flower_input.load_processed_data(FLAGS.input_file)
   print('%d training examples, %d validation examples and %d testing example.' % (
       len(data.training_labels), len(data.validation_labels), len(data.testing_labels)))
-  for split in flower_preprocess.SPLITS:
-    if not len(getattr(data, f'{split}_labels')):
-      raise script_support.UserError(f'--input_file={FLAGS.input_file} has no {split} photos: preprocess more '
-                                     'photos, or with other percentages or another --seed')
-  options = Options(**{name: FLAGS[name].value for name in Options._fields})
-  finetune(data, script_support.file_digest(FLAGS.input_file), options)
+  finetune(data, FLAGS)
 
 
 if __name__ == '__main__':
-  script_support.run(main, define_flags)
+  console.run(main, FLAGS)

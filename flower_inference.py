@@ -1,114 +1,95 @@
-"""The Inception-v3 network of tf-slim: graph, and which variables are restored and trained.
+"""The Inception-v3 network of tf-slim, and the two fixes that tf-slim needs today.
 
-This module is imported, never run. It is the only one that imports tf-slim, and holds the
-two cures that tf-slim 1.1.0 needs on TensorFlow 2.15 and later.
+This module is imported, never run; it reads no flags and no files, and no other one imports
+tf-slim. tf-slim 1.1.0, its newest release, breaks on TensorFlow 2.15 and later in two places.
 """
+import importlib
 import warnings
 
-import script_support  # first: it imports TensorFlow quietly
+from support.quiet_tensorflow import tf
 
-import tensorflow.compat.v1 as tf
-from tensorflow.python.framework import ops
-
-# First cure: tf-slim reads ops.Tensor, which TensorFlow 2.15 took away.
+# First fix: tf-slim asks for ops.Tensor, which TensorFlow 2.15 took away.
+ops = importlib.import_module('tensorflow.python.framework.ops')
 if not hasattr(ops, 'Tensor'):
   ops.Tensor = tf.Tensor
 
+# It imports TensorFlow by itself, and so comes after the quiet import.
 import tf_slim as slim  # noqa: E402
 from tf_slim.nets import inception_v3  # noqa: E402
 
-# Second cure: with the collection UPDATE_OPS, slim's batch_norm calls a layer that tf-keras no
-# longer has; with any other name it takes its own. Nothing here runs these operations.
+# Second fix: with the collection UPDATE_OPS, slim's batch_norm calls a layer that tf-keras no
+# longer has; with any other name it takes its own. Nothing here runs these operations: as in the
+# book, the moving statistics stay those of the checkpoint.
 UPDATES_COLLECTION = 'batch_norm_updates_not_run'
 
-IMAGE_SIZE = 299  # pixels on a side
-PRE_LOGITS_SIZE = 2048
-N_CLASSES = 5  # of the book's flower photos
+BOTTLENECK_SIZE = 2048  # numbers that the last layer reads of each photo
+DROPOUT_KEEP_PROB = 0.8  # of them, slim's default, where the network trains
 
-# Prefixes, separated by commas, of the variables that are not restored, and of those trained.
-CHECKPOINT_EXCLUDE_SCOPES = 'InceptionV3/Logits,InceptionV3/AuxLogits'
-TRAINABLE_SCOPE = 'InceptionV3/Logits,InceptionV3/AuxLogits'
-
-# The last layers, which the output of all the others, PreLogits, does not depend on.
-HEAD_SCOPES = ('InceptionV3/Logits/', 'InceptionV3/AuxLogits/')
+# Where the variables of the last layers are: of those that everything else stays the same without,
+# and of the very last, which gives the logits.
+HEAD_SCOPES = ('InceptionV3/Logits', 'InceptionV3/AuxLogits')
+LAST_SCOPE = 'InceptionV3/Logits'
 
 
 def inference(images, n_classes, is_training):
   """Build Inception-v3 with variables named as in Google's checkpoint, 388 of them with 5 classes.
 
-  The L2 penalties of its weights go into the collection of regularization losses.
+  The L2 penalties of its weights go into the collection of regularization losses. Dropout is left
+  to the caller, who trains `last_layer` on it.
 
   Args:
     images: float32 [batch, 299, 299, 3], RGB in [0, 1].
-    n_classes: int.
-    is_training: bool: True normalises with the statistics of the batch and applies dropout;
-      False takes the moving statistics of the checkpoint, and each image stands alone.
+    is_training: bool: True normalizes with the statistics of the batch; False takes the moving
+      statistics of the checkpoint, and each photo stands alone.
 
   Returns:
-    (logits, pre_logits): float32 [batch, n_classes], and float32 [batch, 1, 1, 2048], what the
-    last layer reads; with is_training=False it may be fed in place of images.
+    (logits, bottlenecks): float32 [batch, n_classes], and float32 [batch, 2048], what the
+    last layer reads; with is_training=False they may be fed in place of images.
   """
   scaled = images * 2 - 1  # the checkpoint was trained on [-1, 1]
   with warnings.catch_warnings(), slim.arg_scope(
       inception_v3.inception_v3_arg_scope(updates_collections=UPDATES_COLLECTION)):
-    warnings.simplefilter('ignore', UserWarning)  # of the deprecated layer.apply, which slim calls
-    _, end_points = inception_v3.inception_v3(scaled, num_classes=n_classes, is_training=is_training)
-  pre_logits = end_points['PreLogits']
-  # slim's last layer, a 1x1 convolution on 1x1 pixels, as the matrix product it is: when
-  # pre_logits is fed, TensorFlow's constant folding makes that convolution's gradient wait
-  # for the images all the same.
+    warnings.simplefilter('ignore', UserWarning)  # of layer.apply, which slim calls
+    # slim's dropout draws from a hidden state, which a resumed run would not have.
+    _, end_points = inception_v3.inception_v3(
+        scaled, num_classes=n_classes, is_training=is_training, dropout_keep_prob=1.0)
+  bottlenecks = tf.reshape(
+      end_points['PreLogits'], [-1, BOTTLENECK_SIZE], name='bottlenecks')  # [batch, 2048]
+  return last_layer(bottlenecks, n_classes), bottlenecks
+
+
+def _last_variable(name, shape):
   with tf.variable_scope('InceptionV3/Logits/Conv2d_1c_1x1', reuse=True):
-    weights = tf.get_variable('weights', [1, 1, PRE_LOGITS_SIZE, n_classes])
-    biases = tf.get_variable('biases', [n_classes])
-  logits = tf.matmul(tf.reshape(pre_logits, [-1, PRE_LOGITS_SIZE]),
-                     tf.reshape(weights, [PRE_LOGITS_SIZE, n_classes])) + biases
-  return logits, pre_logits
+    return tf.get_variable(name, shape)
+
+
+def last_weights(n_classes):
+  """Return the weights of the last layer, float32 [2048, n_classes], after `inference`."""
+  weights = _last_variable('weights', [1, 1, BOTTLENECK_SIZE, n_classes])
+  return tf.reshape(weights, [BOTTLENECK_SIZE, n_classes])
+
+
+def last_layer(bottlenecks, n_classes):
+  """Return the logits, float32 [batch, n_classes], of float32 [batch, 2048], after `inference`.
+
+  This is slim's last layer, a 1x1 convolution on 1x1 pixels, as the matrix product it is: when
+  bottlenecks are fed, TensorFlow's constant folding makes that convolution's gradient wait for the
+  images all the same.
+  """
+  biases = _last_variable('biases', [n_classes])
+  return tf.nn.xw_plus_b(bottlenecks, last_weights(n_classes), biases, name='logits')
 
 
 def model_variables():
-  """Return the network's variables: weights, biases and the statistics of batch normalisation."""
+  """Return the network's variables: weights, biases and the statistics of its normalization."""
   return slim.get_model_variables()
 
 
-def _prefixes(scopes, variables, flag_name):
-  """Return the prefixes in a comma-separated string; each must match one of the variables."""
-  prefixes = tuple(scope.strip() for scope in scopes.split(',') if scope.strip())
-  for prefix in prefixes:
-    if not any(variable.op.name.startswith(prefix) for variable in variables):
-      raise script_support.UsageError(f'--{flag_name}: {prefix!r} begins the name of no variable: give prefixes '
-                                      'like InceptionV3/Logits or InceptionV3/Mixed_7c, separated by commas')
-  return prefixes
+def is_in_head(name):
+  """Return whether a variable or scope is of the last layers, which bottlenecks do not need."""
+  return name.startswith(HEAD_SCOPES)
 
 
-def get_tuned_variables(checkpoint_exclude_scopes=CHECKPOINT_EXCLUDE_SCOPES):
-  """Return the model variables to restore from a pre-trained checkpoint.
-
-  Args:
-    checkpoint_exclude_scopes: str, prefixes of the variables to leave out, separated by
-      commas; empty: none.
-
-  Raises:
-    script_support.UsageError: if a prefix matches no variable.
-  """
-  exclusions = _prefixes(checkpoint_exclude_scopes, model_variables(), 'checkpoint_exclude_scopes')
-  return [variable for variable in model_variables() if not variable.op.name.startswith(exclusions)]
-
-
-def get_trainable_variables(trainable_scopes=TRAINABLE_SCOPE):
-  """Return the variables to train.
-
-  Args:
-    trainable_scopes: str, prefixes of their names, separated by commas.
-
-  Raises:
-    script_support.UsageError: if a prefix matches no variable, or there is none.
-  """
-  scopes = _prefixes(trainable_scopes, tf.trainable_variables(), 'trainable_scopes')
-  if not scopes:
-    raise script_support.UsageError('--trainable_scopes is empty: give one prefix at least')
-  return [variable for variable in tf.trainable_variables() if variable.op.name.startswith(scopes)]
-
-
-def only_head(variables):
-  """Return whether the variables are all of the last layers, so that PreLogits stays the same."""
-  return all(variable.op.name.startswith(HEAD_SCOPES) for variable in variables)
+def is_in_last_layer(name):
+  """Return whether a variable or scope is of the layer that gives the logits."""
+  return name.startswith(LAST_SCOPE)

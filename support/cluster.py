@@ -198,19 +198,17 @@ class Board:
   def __init__(self, task, server):
     """Build the board's graph: on a parameter server its own part only, on a worker all."""
     is_ps = task.job_name == 'ps'
-    self._target = server.target
-    self.config = tf.ConfigProto(
+    config = tf.ConfigProto(
         device_filters=[f'/job:ps/task:{task.index}'] if is_ps
         else ['/job:ps', f'/job:worker/task:{task.index}'],
         operation_timeout_in_ms=ANSWER_SECS * 1000)
-    self._graph = tf.Graph()
-    with self._graph.as_default():
+    with tf.Graph().as_default() as graph:
       self._notice_fed = tf.placeholder(tf.string, [])
       self._index_fed, self._left_fed = tf.placeholder(tf.int32, []), tf.placeholder(tf.bool, [])
       self._notices, self._lefts, writes, signs = [], [], [], []
       for index in [task.index] if is_ps else range(len(task.ps_hosts)):
         with tf.device(f'/job:ps/task:{index}'):
-          notice = tf.Variable('', name=f'notice_{index}')
+          notice = tf.Variable(self._notice_fed, name=f'notice_{index}')
           left = tf.Variable([False] * len(task.worker_hosts), name=f'left_{index}')
           self._notices.append(tf.identity(notice))
           self._lefts.append(tf.identity(left))
@@ -218,15 +216,11 @@ class Board:
           signs.append(tf.scatter_update(left, self._index_fed, self._left_fed))
       self._write, self._sign = tf.group(*writes), tf.group(*signs)
       self._init = tf.global_variables_initializer()
-    self.open()
-
-  def open(self):
-    self._session = tf.Session(self._target, self._graph, self.config)
+    self._session = tf.Session(server.target, graph, config)
 
   def put_up(self, **notice):
     """Make the board of a parameter server."""
-    self._session.run(self._init)
-    self.write(**notice)
+    self._session.run(self._init, {self._notice_fed: json.dumps(notice)})
 
   def write(self, **notice):
     """Replace the notice: anything that JSON takes, by name."""

@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import types
 
 from absl import flags
@@ -198,6 +199,15 @@ def _stop_signals_raise():
       signal.signal(number, handler)
 
 
+def _forget_quietly(interrupt):
+  """Let go of what was being made at an interrupt: half a tf.Session complains as it is deleted."""
+  hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+  try:
+    traceback.clear_frames(interrupt.__traceback__)
+  finally:
+    sys.unraisablehook = hook
+
+
 def _main_status(main, flag_values):
   """Return the exit status of main(argv); print the line that a failure ends in."""
   argv = _arguments()
@@ -208,7 +218,8 @@ def _main_status(main, flag_values):
     status = main(parse_flags(flag_values, argv))
     sys.stdout.flush()
     return status or SUCCESS
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as interrupt:
+    _forget_quietly(interrupt)
     warn('interrupted')
     return INTERRUPTED
   except BrokenPipeError:  # as in `mnist_eval.py | head`

@@ -4,8 +4,10 @@ One by one, the asynchronous way: each step is of one worker, who takes its numb
 that batch, while the others do so on theirs. Together, the synchronous way: each step is of all
 workers, each has its share of the batch, and their gradients are averaged.
 """
+import contextlib
 import time
 
+from support import console, workers
 from support.quiet_tensorflow import tf
 
 PATIENCE_SECS = 5  # at least, before a step of a worker that does not end is given up
@@ -166,3 +168,68 @@ class SyncSteps:
     """As the chief, return the steps done."""
     del step
     return int(self._member.run(self._global_step))
+
+
+# -- Loops -------------------------------------------------------------------------------
+
+
+def next_saved_step(steps_done, interval, last_step):
+  """Return the next of the steps 1, 1 + interval, 1 + 2 * interval, ... and the last one."""
+  return min(-(-steps_done // interval) * interval + 1, last_step)
+
+
+def lead_steps(member, steps, steps_done, interval, last_step, do_step, keep):
+  """As the chief, do steps, and keep the checkpoints of those of all workers.
+
+  Args:
+    member: workers.Member.
+    steps: AsyncSteps or SyncSteps, started.
+    steps_done: int, those of earlier runs.
+    do_step: function of a step and, by keyword, whether it is followed by another one; does it
+      and returns this worker's next step.
+    keep: function of the steps done; writes their checkpoint.
+  """
+  stop, saved_step = member.stop, next_saved_step(steps_done, interval, last_step)
+  steps.allow(saved_step)
+  step, has_begun = steps.first_step(), False  # before another worker can take it
+  member.announce_run()
+  while steps_done < last_step and not stop.received:
+    with contextlib.suppress(workers.StepUnfinished):  # a stop signal
+      while step <= saved_step and not stop.received:
+        step, has_begun = do_step(step, is_followed=True), True
+    if not has_begun:
+      break
+    if stop.received:
+      steps.allow(0)
+    # What the others have begun belongs to the checkpoint; what one was killed in is done here.
+    while (steps_done := steps.settle(saved_step)) < saved_step and not stop.received:
+      do_step(saved_step, is_followed=False)
+    keep(steps_done)
+    saved_step = next_saved_step(steps_done, interval, last_step)
+    steps.allow(saved_step)
+
+
+def follow_steps(member, steps, last_step, do_step):
+  """As another worker, do steps until the last one is taken.
+
+  Args:
+    do_step: as for `lead_steps`.
+  """
+  with contextlib.suppress(workers.StepUnfinished):
+    step = steps.first_step()
+    while step <= last_step and not member.stop.received:
+      step = do_step(step, is_followed=True)
+
+
+def refuse_unequal_shares(options, task):
+  """Raise UserError if the workers of a synchronous step cannot have as many examples each."""
+  if options.sync and options.batch_size % len(task.worker_hosts):
+    raise console.UserError(
+        f'--batch_size={options.batch_size} cannot be shared by {len(task.worker_hosts)} workers: '
+        'with --sync give a multiple of their number', console.WRONG_USAGE)
+
+
+def print_end(member):
+  """Say how a worker's part has ended."""
+  print(f'Stopped by {member.stop.received}; {member.task.name} may be started again.'
+        if member.stop.received else 'The training has finished.')

@@ -21,6 +21,9 @@ RUN_ERRORS = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.Canc
               tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
               tf.errors.NotFoundError, tf.errors.InternalError)
 
+# Sessions with a lost parameter server: to delete one is to close it, and waits for that server.
+_kept = []
+
 
 class RunOver(Exception):
   """The run in which a worker takes part has finished, or the chief has begun another one."""
@@ -107,7 +110,8 @@ class Member:
     with contextlib.suppress(*RUN_ERRORS):
       if not self._is_lost:
         if self.task.is_chief and self._run:
-          self._write(self._run, finished=True, failure=str(error) if isinstance(error, UserError) else None)
+          failure = str(error) if isinstance(error, UserError) else None
+          self._write(self._run, finished=True, failure=failure)
         self._board.sign(self.task.index, has_left=True)
 
   def _silence(self, index):
@@ -146,12 +150,13 @@ class Member:
     self._announced = run
 
   def begin_run(self):
-    """As the chief, end the run of an earlier one, and return the graph of a new one."""
-    earlier = self._board.read()[0].get('run')
-    if earlier:  # its variables are freed
-      self._write(None)
-      tf.Session.reset(self._server.target, [earlier], self._board.config)
-      self._board.open()  # all sessions of this process have been closed, too
+    """As the chief, end the run of an earlier one, and return the graph of a new one.
+
+    The variables of the earlier one stay on the parameter servers until these end: nothing that is
+    still under way there can reach the new ones. tf.Session.reset would delete them, and was seen
+    to end a parameter server that was in use with a segmentation fault.
+    """
+    self._write(None)
     self._run = secrets.token_hex(4)
     return self._graph()
 
@@ -285,6 +290,7 @@ class Member:
 
   def _lose(self, index):
     self._is_lost = True
+    _kept.append((self._session, self._board))
     which = ('a parameter server has been started again and has lost its variables'
              if index is None else f'ps {index} at {self.task.ps_hosts[index]} is lost')
     raise UserError(f'{which}: start all processes again, to go on from the newest checkpoint')

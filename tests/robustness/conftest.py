@@ -1,0 +1,45 @@
+"""Fixtures of the robustness tests: small digits, and a trained folder to spoil."""
+import pathlib
+import shutil
+import signal
+
+import made_data
+import pytest
+
+import mnist_input
+import mnist_train
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+  """Scripts started here take Ctrl-C, even where pytest runs in the background of a shell."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope='session')
+def digits_dir(tmp_path_factory):
+  """A folder of 200 training, 50 validation and 60 test images, for DIGITS."""
+  return made_data.write_mnist(tmp_path_factory.mktemp('digits'), train=250)
+
+
+@pytest.fixture(scope='session')
+def digits(digits_dir):
+  """The same, read."""
+  return mnist_input.read_data_sets(digits_dir, one_hot=True, validation_size=50)
+
+
+@pytest.fixture(scope='session')
+def saved_dir(digits, tmp_path_factory):
+  """A model folder with checkpoints of the steps 1, 6 and 8."""
+  model_dir = tmp_path_factory.mktemp('saved')
+  mnist_train.train(digits, mnist_train.options(
+      model_dir=model_dir, training_steps=8, save_interval_steps=5, batch_size=20))
+  return model_dir
+
+
+@pytest.fixture
+def model_dir(saved_dir, tmp_path):
+  """A copy of saved_dir to spoil."""
+  return pathlib.Path(shutil.copytree(saved_dir, tmp_path / 'model'))

@@ -1,0 +1,149 @@
+"""Stop signals, and standard streams that are closed, full or gone."""
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import kills
+import pytest
+import running
+
+pytestmark = pytest.mark.skipif(os.name != 'posix', reason='signals and streams as POSIX has them')
+
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+MNIST_LINE = r'^After (\d+) training step'
+
+
+def train_args(digits_dir, model_dir, *more):
+  return (f'--data_dir={digits_dir}', f'--model_dir={model_dir}', '--validation_size=50',
+          '--batch_size=20', *more)
+
+
+def eval_args(digits_dir, model_dir, *more):
+  return (f'--data_dir={digits_dir}', f'--model_dir={model_dir}', '--validation_size=50',
+          '--split=test', *more)
+
+
+# -- Signals -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('number', STOP_SIGNALS)
+def test_stopped_training_saves_and_goes_on(number, digits_dir, tmp_path):
+  folder = tmp_path / 'model'
+  args = train_args(digits_dir, folder, '--save_interval_steps=1000')
+  with kills.Started('mnist_train.py', *args, '--training_steps=1000000') as started:
+    started.wait_for(MNIST_LINE)
+    started.signal(number)
+    assert started.end() == 0 and started.errors == []
+    last = started.lines[-1]
+  match = re.fullmatch(rf'Stopped by {number.name}; run again to go on\. Saved (.*-(\d+))', last)
+  path, step = match.group(1), int(match.group(2))
+  assert kills.named_steps(folder)[-1] == step and path == str(folder / f'mnist.ckpt-{step}')
+  assert int(kills.read_whole(path)['global_step']) == step
+  result = running.run_script('mnist_train.py', *args, f'--training_steps={step + 1}')
+  assert (result.returncode, result.stderr) == (0, '')
+  assert f'Going on from {path}, after {step} training step(s).' in result.stdout
+  kills.check_at_end(folder, 'mnist.ckpt')
+
+
+@pytest.mark.parametrize('number', STOP_SIGNALS)
+def test_stopped_polling_ends_well(number, digits_dir, saved_dir, tmp_path):
+  with kills.Started('mnist_eval.py', *eval_args(digits_dir, saved_dir)) as started:
+    started.wait_for(r'^After 8 training step\(s\), test accuracy')
+    started.signal(number)  # in the middle of the ten seconds between two looks
+    assert started.end() == 0 and started.errors == []
+    assert started.lines[-1] == 'Stopped by a signal.'
+
+
+@pytest.mark.parametrize('number', STOP_SIGNALS)
+def test_an_interrupted_single_evaluation_says_so(number, mnist_dir, saved_dir):
+  # While it reads the data, builds the graph, or scores 5,000 images.
+  args = [f'--data_dir={mnist_dir}', f'--model_dir={saved_dir}', '--run_once']
+  with kills.Started('mnist_eval.py', *args) as started:
+    started.wait_for('^5000 validation images')
+    started.signal(number)
+    assert started.end() == 130 and started.errors[-1] == 'mnist_eval.py: interrupted'
+
+
+def test_an_ignored_interrupt_stays_ignored(digits_dir, tmp_path):
+  args = train_args(digits_dir, tmp_path / 'model', '--training_steps=1000000')
+  with kills.Started('mnist_train.py', *args, ignored=signal.SIGINT) as started:
+    started.wait_for(MNIST_LINE)
+    started.signal(signal.SIGINT)
+    time.sleep(1)
+    assert started.status is None
+    started.signal(signal.SIGTERM)
+    assert started.end() == 0 and 'Stopped by SIGTERM' in started.lines[-1]
+
+
+@pytest.mark.parametrize('script', ['mnist_train.py', 'flower_predict.py'])
+def test_an_interrupt_while_modules_are_imported_ends_in_one_line(script):
+  for seconds in (1, 2):
+    process = running.start_script(script, '--help')
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    if process.returncode == 0:  # it had ended
+      assert err == '' and '--' in out
+    else:
+      assert process.returncode == 130 and err == f'{script}: interrupted\n', (seconds, err)
+
+
+# -- Streams -----------------------------------------------------------------------------
+
+
+def shell(command, **env):
+  """Run a shell command in the project's folder, PY being Python."""
+  return subprocess.run(['bash', '-o', 'pipefail', '-c', command.replace('PY', sys.executable)],
+                        cwd=running.ROOT, capture_output=True, text=True, timeout=300,
+                        env={**os.environ, **env})
+
+
+@pytest.mark.parametrize(('redirection', 'status'), [
+    ('<&- >&- 2>&-', 0), ('2>&-', 0), ('| true', 1)])
+def test_closed_streams(redirection, status, digits_dir, model_dir):
+  args = ' '.join(eval_args(digits_dir, model_dir, '--run_once'))
+  result = shell(f'PY mnist_eval.py {args} {redirection}')
+  assert (result.returncode, result.stderr) == (status, '')
+  assert (model_dir / 'eval_test').exists() or status
+  if redirection == '2>&-':
+    assert 'After 8 training step(s), test accuracy' in result.stdout
+
+
+def test_full_streams(digits_dir, saved_dir):
+  args = eval_args(digits_dir, saved_dir, '--run_once')
+  with kills.Started('mnist_eval.py', *args, stdout='/dev/full') as started:
+    assert started.end() == 1
+    assert started.errors == ['mnist_eval.py: error: standard output: No space left on device']
+  # What cannot be said does not change the status.
+  with kills.Started('mnist_eval.py', *args, stderr='/dev/full') as started:
+    assert started.end() == 0
+  assert shell('PY mnist_train.py --seed=x 2> /dev/full').returncode == 2
+
+
+def test_a_step_is_saved_before_its_line_fails(digits_dir, tmp_path):
+  out = tmp_path / 'out'
+  os.mkfifo(out)
+  args = train_args(digits_dir, tmp_path / 'model', '--training_steps=1000000')
+  with kills.Started('mnist_train.py', *args, '--save_interval_steps=5', stdout=out) as started:
+    with open(out) as reader:  # as `| head -2`, which leaves after the line of step 1
+      lines = [reader.readline(), reader.readline()]
+    assert started.end() == 1 and started.errors == []
+  assert re.match(MNIST_LINE, lines[1]).group(1) == '1'
+  assert kills.named_steps(tmp_path / 'model')[:2] == [1, 6]
+  kills.check_at_end(tmp_path / 'model', 'mnist.ckpt')
+
+
+def test_no_writable_temporary_folder(digits_dir, saved_dir, tmp_path):
+  # Where even the folder that it starts in cannot take a file; /tmp and the like are left out.
+  code = (f'import tempfile; tempfile._candidate_tempdir_list = lambda: ["/proc/none"]; '
+          f'import runpy, sys; sys.argv = ["mnist_eval.py", *{eval_args(digits_dir, saved_dir)}, '
+          '"--run_once"]; runpy.run_path("mnist_eval.py", run_name="__main__")')
+  result = subprocess.run([sys.executable, '-c', code], cwd=running.ROOT, capture_output=True,
+                          text=True, timeout=300)
+  assert result.returncode == 0 and 'After 8 training step(s), test accuracy' in result.stdout
+  assert 'Traceback' not in result.stderr
+  assert pathlib.Path(saved_dir, 'eval_test').exists()
