@@ -23,6 +23,7 @@ import types
 import numpy as np
 from absl import flags
 
+import flower_backbone
 import flower_finetune
 import flower_input
 from support import checkpoints, cluster, console, curves, launcher, replicas, workers
@@ -114,7 +115,7 @@ def lead(data, member, options):
     replica = Replica(data, member, options)
     recipe = replica.recipe
     tuned_variables = flower_finetune.get_tuned_variables(options.checkpoint_exclude_scopes)
-    ckpt_path = flower_finetune.get_checkpoint(options, tuned_variables)
+    ckpt_path = flower_finetune.get_pre_trained(tuned_variables, options)
     folder.check_model(flower_finetune.model_identity(data, ckpt_path, options), {
         'learning_rate': recipe.learning_rate, 'steps': recipe.steps,
         'batch_size': options.batch_size})
@@ -125,7 +126,7 @@ def lead(data, member, options):
       if path:
         print(console.printable(f'Going on from {path}.'))
       else:
-        flower_finetune.load_tuned_variables(sess, ckpt_path, tuned_variables)
+        flower_backbone.load_tuned_variables(sess, ckpt_path, tuned_variables)
       steps_done = int(sess.run(replica.model.global_step))
       if steps_done < recipe.steps:
         replica.steps.start(sess)

@@ -17,18 +17,18 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+import flower_backbone
 import flower_bottlenecks
 import flower_inference
 import flower_input
-from support import checkpoints, console, curves, evaluation, files
+from support import checkpoints, console, curves, evaluation
 from support.quiet_tensorflow import tf
 
 # Files.
 INPUT_DATA = 'flower_processed_data.npy'
 TRAIN_FILE = os.path.join('model-saves', 'inception')  # the folder of the checkpoints
 MODEL_NAME = 'flower.ckpt'
-CKPT_FILE = os.path.join('model-saves', 'inception', 'inception_v3.ckpt')
-CKPT_URL = 'http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz'
+CKPT_FILE = os.path.join(TRAIN_FILE, flower_backbone.CKPT_NAME)
 
 # Prefixes, separated by commas, of the variables that are not restored, and of those trained.
 CHECKPOINT_EXCLUDE_SCOPES = 'InceptionV3/Logits,InceptionV3/AuxLogits'
@@ -224,125 +224,6 @@ def build_model(n_classes, n_training_examples, recipe, options,
                global_step)
 
 
-# -- The pre-trained checkpoint ----------------------------------------------------------
-
-
-def fetch_checkpoint(ckpt_file, variables):
-  """Download Google's checkpoint, which has no published digest, and check its variables.
-
-  Raises:
-    UserError: if it cannot be had or is not of this network.
-  """
-  advice = ('fetch it elsewhere and unpack it, so that inception_v3.ckpt is at '
-            f'--ckpt_file={ckpt_file}')
-  with files.download(CKPT_URL, os.path.dirname(ckpt_file) or '.', advice) as archive_path:
-    folder = os.path.dirname(archive_path)
-    files.unpack(archive_path, folder)
-    unpacked = os.path.join(folder, os.path.basename(CKPT_FILE))
-    shapes = checkpoints.read_shapes(unpacked)
-    for variable in variables:
-      if shapes.get(variable.op.name) != variable.shape.as_list():
-        raise console.UserError(f'{CKPT_URL} does not hold {variable.op.name} of shape '
-                                f'{variable.shape.as_list()}: it is not the checkpoint it was')
-    os.replace(unpacked, ckpt_file)
-
-
-def _in_folder(folder):
-  """Return the one checkpoint in a folder, or the newest one of an earlier fine-tuning."""
-  tuned = checkpoints.list_checkpoints(folder, MODEL_NAME)
-  if tuned:
-    return tuned[-1]
-  names = [name[:-len('.index')] for name in sorted(os.listdir(folder)) if name.endswith('.index')]
-  names += [name for name in os.listdir(folder) if name == os.path.basename(CKPT_FILE)]
-  if len(names) != 1:
-    raise console.UserError(f'--ckpt_file={folder} is a folder with {len(names)} checkpoints: give '
-                            'the path of one, like inception_v3.ckpt or flower.ckpt-299 in it')
-  return os.path.join(folder, names[0])
-
-
-def find_checkpoint(ckpt_file):
-  """Return the path that names a checkpoint for TensorFlow, or None if there is none.
-
-  Args:
-    ckpt_file: the checkpoint, one of its files, or a folder with one.
-
-  Raises:
-    UserError: if there is something else.
-  """
-  for suffix in checkpoints.SUFFIXES:
-    ckpt_file = ckpt_file.removesuffix(suffix)
-  if os.path.isdir(ckpt_file):
-    ckpt_file = _in_folder(ckpt_file)
-  # Google's is one file in TensorFlow's first format; later ones have an index.
-  return ckpt_file if os.path.exists(ckpt_file + '.index') or os.path.exists(ckpt_file) else None
-
-
-def get_checkpoint(options, variables):
-  """Return the path of the pre-trained checkpoint; download Google's if that is what is missing.
-
-  Going on in a model folder needs none: then it may be None.
-
-  Raises:
-    UserError: if there is none, or it is not a checkpoint.
-  """
-  path = find_checkpoint(options.ckpt_file)
-  if path is None and checkpoints.list_checkpoints(options.model_dir, MODEL_NAME):
-    return None
-  needed = (f'give inception_v3.ckpt, unpacked from {CKPT_URL}, or the flower.ckpt-STEP of an '
-            'earlier run')
-  if path is None:
-    path = options.ckpt_file
-    if os.path.basename(path) != os.path.basename(CKPT_FILE):
-      raise console.UserError(f'--ckpt_file={path} does not exist: {needed}')
-    fetch_checkpoint(path, variables)
-  try:
-    checkpoints.read_shapes(path)
-  except checkpoints.DamagedCheckpoint:
-    raise console.UserError(f'--ckpt_file={path} is not a whole checkpoint of TensorFlow: '
-                            f'{needed}') from None
-  return path
-
-
-def checkpoint_digest(path):
-  """Return a digest that tells a checkpoint from others."""
-  # An index holds a checksum of each variable, and so stands for all of them.
-  with open(path + '.index' if os.path.exists(path + '.index') else path, 'rb') as file:
-    return files.digest(iter(lambda: file.read(1 << 20), b''))
-
-
-def load_tuned_variables(sess, ckpt_path, variables):
-  """Restore variables from the pre-trained checkpoint, and say which it does not have.
-
-  All others of the graph get their initial values.
-
-  Raises:
-    UserError: if the checkpoint is damaged, has none of the variables, or has one of another
-      shape.
-  """
-  print(console.printable('Loading tuned variables from %s' % ckpt_path))
-  shapes = checkpoints.read_shapes(ckpt_path)
-  found = [variable for variable in variables if variable.op.name in shapes]
-  for variable in found:
-    shape, expected = shapes[variable.op.name], variable.shape.as_list()
-    if shape != expected:
-      raise console.UserError(f'--ckpt_file={ckpt_path}: {variable.op.name} has shape {shape}, '
-                              f'expected {expected}: add its prefix to '
-                              '--checkpoint_exclude_scopes')
-  if variables and not found:
-    raise console.UserError(f'--ckpt_file={ckpt_path} has none of the {len(variables)} variables '
-                            'to restore: give a checkpoint of Inception-v3 in slim\'s names')
-  # Initial values for all others first: the operation that gives them must not be made in a graph
-  # that a session has begun to run.
-  sess.run(tf.variables_initializer([variable for variable in tf.global_variables()
-                                     if variable not in found]))
-  if found:
-    checkpoints.restore_values(sess, tf.train.Saver(found), ckpt_path)
-  print(f'{len(found)} of {len(variables)} variables restored.')
-  for variable in variables:
-    if variable.op.name not in shapes:
-      print(f'Not in the checkpoint, starts from its initial value: {variable.op.name}')
-
-
 # -- What is fed, and what comes out -----------------------------------------------------
 
 
@@ -428,8 +309,10 @@ def print_advice(predicted, data, worst_cross_entropy, recipe, options):
         f'every photo ({counts.max()} of {counts.sum()}): {advice}.')
 
 
-def add_wrong_photos(curve_writer, step, predicted, data):
-  """Write the first wrongly classified test photos to TensorBoard, reduced to a third."""
+def add_pictures(curve_writer, step, predicted, data):
+  """Write what was confused, and the first wrong test photos at a third, to TensorBoard."""
+  evaluation.add_confusion(curve_writer, step, evaluation.confusion_matrix(
+      data.testing_labels, predicted, len(data.labels)))
   wrong = np.flatnonzero(predicted != data.testing_labels)[:WRONG_PHOTOS]
   side = flower_input.IMAGE_SIZE // 3
   photos = data.testing_images[wrong][:, :3 * side, :3 * side]
@@ -453,13 +336,21 @@ def check_splits(data, input_file):
                  'that no photo will be taken for one: preprocess more photos of that class')
 
 
+def get_pre_trained(tuned_variables, options):
+  """Return the pre-trained checkpoint's path; None where going on needs none and it is gone."""
+  goes_on = checkpoints.list_checkpoints(options.model_dir, MODEL_NAME)
+  if goes_on and flower_backbone.find_checkpoint(options.ckpt_file, MODEL_NAME) is None:
+    return None
+  return flower_backbone.get_checkpoint(options.ckpt_file, tuned_variables, MODEL_NAME)
+
+
 def model_identity(data, ckpt_path, options):
   """Return what a model folder is of: a run with another of these needs another folder."""
   identity = {'labels': data.labels, 'data_id': data.id,
               **{name: getattr(options, name) for name in (
                   'batch_norm', 'trainable_scopes', 'checkpoint_exclude_scopes', 'seed')}}
   if ckpt_path:  # going on needs no pre-trained checkpoint, so it may be gone
-    identity['ckpt_file_digest'] = checkpoint_digest(ckpt_path)
+    identity['ckpt_file_digest'] = flower_backbone.checkpoint_digest(ckpt_path)
   return identity
 
 
@@ -492,7 +383,7 @@ def finetune(data, options):
     # Variables from the newest checkpoint of an earlier run, if there is one; or else the tuned
     # ones from the pre-trained checkpoint, and initial values for the others.
     tuned_variables = get_tuned_variables(options.checkpoint_exclude_scopes)
-    ckpt_path = get_checkpoint(options, tuned_variables)
+    ckpt_path = get_pre_trained(tuned_variables, options)
     folder.check_model(model_identity(data, ckpt_path, options), {
         'learning_rate': recipe.learning_rate, 'steps': recipe.steps,
         'batch_size': options.batch_size})
@@ -501,7 +392,7 @@ def finetune(data, options):
     if path:
       print(console.printable(f'Going on from {path}.'))
     else:
-      load_tuned_variables(sess, ckpt_path, tuned_variables)
+      flower_backbone.load_tuned_variables(sess, ckpt_path, tuned_variables)
     steps_done = int(sess.run(model.global_step))
     if steps_done >= recipe.steps:
       print(f'Nothing to train: {steps_done} of {recipe.steps} steps are done; give more with '
@@ -550,7 +441,7 @@ def finetune(data, options):
     predicted = predict_logits(sess, model, examples, 'testing', options.seed).argmax(1)
     print_test_report(predicted, data)
     print_advice(predicted, data, worst, recipe, options)
-    add_wrong_photos(curve_writer, checkpoints.step_of(path), predicted, data)
+    add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
   print(console.printable(f'Saved {path}'))
   return predicted
 

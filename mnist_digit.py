@@ -8,8 +8,6 @@ make up the digit, bring its stroke to MNIST's width, and place it as MNIST plac
 import io
 import itertools
 import math
-import os
-import stat
 import struct
 import warnings
 import zlib
@@ -19,6 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from support import files
 from support.console import UserError
 
 # How MNIST was made (http://yann.lecun.com/exdb/mnist/): the digit's box is scaled into
@@ -80,16 +79,9 @@ class Digit(NamedTuple):
 
 def read_bytes(path):
   """Return the content of a regular file of MAX_FILE_BYTES at most."""
-  status = os.stat(path)  # not open(): that would wait for ever for a pipe without a writer
-  if stat.S_ISDIR(status.st_mode):
-    raise UserError(f'{path} is a directory: give the pictures in it by name')
-  if not stat.S_ISREG(status.st_mode):
-    raise UserError(f'{path} is a pipe or a device: give a picture file')
-  if status.st_size > MAX_FILE_BYTES:
-    raise UserError(f'{path} has {status.st_size} bytes: scale the picture down to '
-                    f'{MAX_PIXELS // 1_000_000} million pixels at most')
-  with open(path, 'rb') as file:
-    return file.read(MAX_FILE_BYTES)
+  files.require_regular_file(path, MAX_FILE_BYTES)
+  with files.failures_named(path), open(path, 'rb') as file:
+    return file.read()
 
 
 def orientation_of(image):

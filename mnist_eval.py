@@ -96,9 +96,9 @@ def evaluate_once(sess, graph, data_set, step, options, curve_writer):
   print('After %s training step(s), %s accuracy = %g' % (step, options.split, accuracy))
   curve_writer.add_scalars(step, accuracy=accuracy)
   if options.confusion_matrix:
-    evaluation.print_confusion(
-        evaluation.confusion_matrix(labels, predicted, mnist_inference.NUM_LABELS),
-        range(mnist_inference.NUM_LABELS))
+    matrix = evaluation.confusion_matrix(labels, predicted, mnist_inference.NUM_LABELS)
+    evaluation.print_confusion(matrix, range(mnist_inference.NUM_LABELS))
+    evaluation.add_confusion(curve_writer, step, matrix)
     wrong = data_set.images[predicted != labels].reshape(
         -1, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE, mnist_inference.NUM_CHANNELS)
     evaluation.add_wrong_pictures(curve_writer, step, 'wrong_digits', wrong)

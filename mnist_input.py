@@ -208,7 +208,7 @@ def read_labels(path):
 
 
 def _read_first_whole(paths, read):
-  """Return (path, read(path)) of the first path that is whole, and say what is wrong with others."""
+  """Return (path, read(path)) of the first whole file, and say what is wrong with others."""
   path, content, failure = None, None, None
   for each in paths:
     try:

@@ -1,6 +1,6 @@
 """Measure how right, and how sure, mnist_predict.py is about digits as people bring them.
 
-    python benchmarks/digits.py [--model_dir=FOLDER] [--photos=FOLDER] [--split=validation]
+    python -m benchmarks.digits [--model_dir=FOLDER] [--photos=FOLDER] [--split=validation]
 
 Takes MNIST's digits as they are, as black-on-white PNG files of three sizes, and as thin lines
 drawn along their middle and photographed: with noise, shadows, ruled and squared paper, as
@@ -11,20 +11,16 @@ digits and photos apart. The bound DOUBTFUL_PROBABILITY of mnist_predict.py was 
 """
 import argparse
 import pathlib
-import sys
 import tempfile
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import mnist_digit  # noqa: E402
-import mnist_input  # noqa: E402
-import mnist_predict  # noqa: E402
-from support import console  # noqa: E402
+import mnist_digit
+import mnist_input
+import mnist_predict
+from support import console
 
 BINS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0001)
 SIZES = (28, 100, 300)
@@ -200,7 +196,7 @@ def main():
   parser.add_argument('--drawn', type=int, default=60,
                       help='drawn digits of each kind (default: 60)')
   args = parser.parse_args()
-  data_set = getattr(mnist_input.read_data_sets(str(ROOT / 'data' / 'mnist')), args.split)
+  data_set = getattr(mnist_input.read_data_sets(mnist_input.DATA_DIR), args.split)
   images, labels = data_set.images.reshape(-1, 28, 28), data_set.labels
   random = np.random.RandomState(0)
   print('| pictures | number | right | doubtful | wrong | of these doubtful |\n'

@@ -1,6 +1,6 @@
 """Time preprocessing and fine-tuning of photos.
 
-    python benchmarks/flower.py --input_dir=flower_photos
+    python -m benchmarks.flower --input_dir=flower_photos
 
 Preprocessing, in photos a second, interleaved over the rounds: this suite, from the folder
 to the written file; its decoding alone, without the writing; the limit, bare decoding and
@@ -22,13 +22,12 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import flower_input
+import flower_preprocess
+from benchmarks import random_backbone
+from support.quiet_tensorflow import tf
 
-import flower_input  # noqa: E402
-import flower_preprocess  # noqa: E402
-from benchmarks import random_backbone  # noqa: E402 (where the suite is found)
-from support.quiet_tensorflow import tf  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # -- Preprocessing -----------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Time a training step of mnist_train.py against a tf.data pipeline, Keras and PyTorch.
 
-    python benchmarks/mnist.py
+    python -m benchmarks.mnist
 
 Each contestant runs in a process of its own and waits for its turn; the turns are
 interleaved, so that a machine whose speed drifts treats all alike. All train the same
@@ -159,7 +159,6 @@ CONTESTANTS = {'this suite': suite, 'tf.data in the graph': pipeline, 'Keras mod
 
 def serve(name):
   """Run as many steps as each line on standard input says, and answer with the seconds taken."""
-  sys.path.insert(0, str(ROOT))
   run = CONTESTANTS[name]()
   for line in sys.stdin:
     start = time.perf_counter()
@@ -188,8 +187,9 @@ def main():
   if args.serve:
     return serve(args.serve)
   names = [name for name in CONTESTANTS if name != 'PyTorch' or importlib.util.find_spec('torch')]
-  processes = {name: subprocess.Popen([sys.executable, __file__, '--serve', name], text=True,
-                                      cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  command = [sys.executable, '-m', 'benchmarks.mnist', '--serve']
+  processes = {name: subprocess.Popen([*command, name], cwd=ROOT, text=True,
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                for name in names}
   times = {name: [] for name in names}
   for process in processes.values():

@@ -286,7 +286,8 @@ class ModelFolder:
     path = os.path.join(self.path, MODEL_FILE)
     stored = {}  # what this run does not know of the model stays as it is
     if list_checkpoints(self.path, self.model_name) and os.path.exists(path):
-      stored = files.read_json(path)
+      stored = files.read_json(path, 'choose another --model_dir, or delete this file if the '
+                               'checkpoints are surely of this data and these flags')
       for name, value in json.loads(json.dumps(model)).items():
         if name in stored and stored[name] != value:
           raise UserError(f'--model_dir={self.path} holds checkpoints with {name} '

@@ -80,7 +80,7 @@ class _PathParser(flags.ArgumentParser):
     return path
 
 
-def DEFINE_path(name, default, help, flag_values):  # noqa: N802, A002 (as absl's own)
+def DEFINE_path(name, default, help, flag_values):
   """Define a flag for a local file or folder; `~` is the home folder."""
   flags.DEFINE(_PathParser(), name, default, help, flag_values, flags.ArgumentSerializer())
 
@@ -167,7 +167,7 @@ def open_closed_streams():
       os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
   for name, number in (('stdout', 1), ('stderr', 2)):
     if getattr(sys, name) is None:
-      setattr(sys, name, open(number, 'w', closefd=False))  # noqa: SIM115
+      setattr(sys, name, open(number, 'w', closefd=False))
 
 
 def _print_each_line_at_once():

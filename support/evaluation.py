@@ -4,7 +4,9 @@ import numpy as np
 from support.console import printable
 from support.quiet_tensorflow import tf
 
+MAX_TABLE_CLASSES = 30  # of more, the confusion table is wider than a screen, and left out
 CONFUSED_PAIRS = 5  # told below the table
+CONFUSION_PIXELS = 200  # side of the picture of the table
 WRONG_PICTURES_SIDE = 5  # the picture of what was wrong has this many images on each side
 
 
@@ -36,9 +38,11 @@ def print_confusion(matrix, names):
   names = [printable(name) for name in names]
   width = max(16, *(len(name) for name in names))
   columns = [max(6, len(name) + 1) for name in names]
-  print('true \\ predicted'.ljust(width) + ''.join(map(str.rjust, names, columns)))
-  for name, row in zip(names, matrix, strict=True):
-    print(f'{name:>{width}}' + ''.join(f'{n:{size}}' for n, size in zip(row, columns, strict=True)))
+  if len(names) <= MAX_TABLE_CLASSES:
+    print('true \\ predicted'.ljust(width) + ''.join(map(str.rjust, names, columns)))
+    for name, row in zip(names, matrix, strict=True):
+      cells = (f'{count:{size}}' for count, size in zip(row, columns, strict=True))
+      print(f'{name:>{width}}' + ''.join(cells))
   classes = range(len(names))
   pairs = sorted(((matrix[a, b] + matrix[b, a], a, b) for a in classes for b in classes if a < b),
                  key=lambda pair: (-pair[0], pair[1:]))
@@ -47,11 +51,26 @@ def print_confusion(matrix, names):
   print('Most often confused: ' + (', '.join(confused) or 'none'))
 
 
-def add_wrong_pictures(curves, step, tag, images):
+def add_picture(curve_writer, step, tag, picture):
+  """Write a picture, float32 [height, width, channels] in [0, 1], to TensorBoard."""
+  with tf.Graph().as_default(), tf.Session() as sess:
+    png = sess.run(tf.io.encode_png(np.uint8(np.round(picture * 255))))
+  curve_writer.add_image(step, tag, png, *picture.shape)
+
+
+def add_confusion(curve_writer, step, matrix):
+  """Write a confusion matrix to TensorBoard: a square a cell, white where all of its row are."""
+  shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+  side = max(1, CONFUSION_PIXELS // len(matrix))
+  picture = np.kron(shares, np.ones([side, side]))[..., np.newaxis]
+  add_picture(curve_writer, step, 'confusion_matrix', np.float32(picture))
+
+
+def add_wrong_pictures(curve_writer, step, tag, images):
   """Write the first wrongly classified images, as one square picture, to TensorBoard.
 
   Args:
-    curves: curves.CurveWriter.
+    curve_writer: curves.CurveWriter.
     images: float32 [n, height, width, channels] in [0, 1], n of any size.
   """
   side = WRONG_PICTURES_SIDE
@@ -59,7 +78,4 @@ def add_wrong_pictures(curves, step, tag, images):
   shown[:len(images)] = images[:side * side]
   height, width, channels = images.shape[1:]
   square = shown.reshape(side, side, height, width, channels).transpose(0, 2, 1, 3, 4)
-  square = square.reshape(side * height, side * width, channels)
-  with tf.Graph().as_default(), tf.Session() as sess:
-    png = sess.run(tf.io.encode_png(np.uint8(np.round(square * 255))))
-  curves.add_image(step, tag, png, side * height, side * width, channels)
+  add_picture(curve_writer, step, tag, square.reshape(side * height, side * width, channels))

@@ -150,8 +150,11 @@ def digest(chunks):
   return blake.hexdigest()
 
 
-def read_json(path):
+def read_json(path, advice='make it again'):
   """Return the object, a dict, in a JSON file.
+
+  Args:
+    advice: str, what to do where it does not hold one.
 
   Raises:
     UserError: if the file is missing or does not hold a JSON object.
@@ -163,9 +166,9 @@ def read_json(path):
   except FileNotFoundError:
     raise UserError(f'{path} is missing: it belongs beside the file it describes') from None
   except (ValueError, RecursionError) as error:
-    raise UserError(f'{path} is not a JSON file ({error}): make it again') from None
+    raise UserError(f'{path} is not a JSON file ({error}): {advice}') from None
   if not isinstance(content, dict):
-    raise UserError(f'{path} does not hold a JSON object: make it again')
+    raise UserError(f'{path} does not hold a JSON object: {advice}')
   return content
 
 

@@ -12,6 +12,7 @@ from support.quiet_tensorflow import tf
 
 PATIENCE_SECS = 5  # at least, before a step of a worker that does not end is given up
 TURN_SECS = 0.02  # from one look for the turn to the next
+TOKEN_SECS = 0.002  # from one look whether all tokens are taken to the next
 
 
 def _local_variable(name):
@@ -138,6 +139,8 @@ class SyncSteps:
       self.next_step = tf.identity(self._global_step) + 1  # read where it lies, after the step
     self._first_step = self._global_step + 1
     self._queue_runner = self._optimizer.get_chief_queue_runner()
+    self._tokens_left = self._queue_runner.queue.size()
+    self._is_first_step = True
 
   def start(self, sess):
     """Begin these steps, once the variables of the model have their values."""
@@ -159,7 +162,16 @@ class SyncSteps:
     return batch[self._member.task.index::self._workers]
 
   def wait_for_turn(self, step):
-    """Return at once: a worker waits at the end of a step."""
+    """Wait until all workers have taken their tokens of the step before.
+
+    Otherwise a fast one could take that of another, and do two shares of one step.
+    """
+    del step
+    # Not at the first step: it may be this worker, killed before it took its token, whom others
+    # wait for.
+    while not self._is_first_step and self._member.run(self._tokens_left) > 0:
+      time.sleep(TOKEN_SECS)
+    self._is_first_step = False
 
   def allow(self, step):
     """Return at once: no step begins without the chief."""

@@ -23,7 +23,7 @@ def _become_script(script, args, cwd, streams, env):
   os.environ.update(env)
   for number, path in enumerate(streams, start=1):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-  sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)  # noqa: SIM115
+  sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', closefd=False)
   sys.argv = [str(ROOT / script), *args]
   runpy.run_path(sys.argv[0], run_name='__main__')
 

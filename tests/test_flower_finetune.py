@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import running
 
+import flower_backbone
 import flower_bottlenecks
 import flower_finetune
 import flower_input
@@ -155,16 +156,18 @@ def test_rate_and_penalty_fit_the_size_of_bottlenecks(graph):
 
 
 def test_a_checkpoint_is_found_by_each_of_its_names(backbone_ckpt, default_run, tmp_path):
+  def find(name):
+    return flower_backbone.find_checkpoint(name, flower_finetune.MODEL_NAME)
+
   plain = str(backbone_ckpt)
   for name in (plain, plain + '.index', plain + '.data-00000-of-00001',
                os.path.dirname(plain)):
-    assert flower_finetune.find_checkpoint(name) == plain
+    assert find(name) == plain
   # Of an earlier fine-tuning, the newest.
-  assert (flower_finetune.find_checkpoint(str(default_run[0]))
-          == str(default_run[0] / 'flower.ckpt-19'))
-  assert flower_finetune.find_checkpoint(str(tmp_path / 'missing')) is None
+  assert find(str(default_run[0])) == str(default_run[0] / 'flower.ckpt-19')
+  assert find(str(tmp_path / 'missing')) is None
   with pytest.raises(UserError, match='a folder with 0 checkpoints: give the path of one'):
-    flower_finetune.find_checkpoint(str(tmp_path))
+    find(str(tmp_path))
 
 
 @pytest.mark.parametrize('name', ['model.h5', 'model.pth', 'inception_v3_2016_08_28.tar.gz'])
@@ -172,7 +175,7 @@ def test_other_formats_are_refused_in_one_line(options, tmp_path, name):
   for content in (b'', b'content of another program' * 1000):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match='give inception_v3.ckpt, unpacked from') as raised:
-      flower_finetune.get_checkpoint(options(tmp_path / 'model', ckpt_file=tmp_path / name), [])
+      flower_finetune.get_pre_trained([], options(tmp_path / 'model', ckpt_file=tmp_path / name))
     assert name in str(raised.value) and '\n' not in str(raised.value)
 
 
@@ -246,7 +249,8 @@ def test_curves_pictures_and_graph_go_to_tensorboard(data, default_run):
   events = read_events(default_run[0] / 'train')
   values = [(value, event.step) for event in events for value in event.summary.value]
   steps = {*range(0, 20, 2), 19}
-  assert {(value.tag, step) for value, step in values} == {('wrong_photos', 19), *(
+  assert {(value.tag, step) for value, step in values} == {
+      ('wrong_photos', 19), ('confusion_matrix', 19), *(
       (tag, step) for tag in ('loss', 'cross_entropy', 'learning_rate', 'validation_accuracy',
                               'validation_cross_entropy')
       for step in steps)}

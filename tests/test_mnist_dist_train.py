@@ -27,11 +27,12 @@ def printed_steps(lines):
 
 
 @pytest.fixture(scope='module')
-def single_dir(mnist, tmp_path_factory):
+def single_dir(mnist_dir, tmp_path_factory):
   """The checkpoints of mnist_train.py with FLAGS and no dropout."""
   model_dir = tmp_path_factory.mktemp('single')
-  mnist_train.train(mnist, mnist_train.options(
-      model_dir=model_dir, batch_size=12, training_steps=8, save_interval_steps=3, dropout=False))
+  result = running.run_script('mnist_train.py', *FLAGS, '--nodropout', '--data_dir', mnist_dir,
+                              '--model_dir', model_dir)
+  assert result.returncode == 0
   return model_dir
 
 
@@ -60,9 +61,9 @@ def test_goes_on_and_is_evaluated_like_one_process(mode, mnist_dir, tmp_path):
       chief = started.workers[0]
       assert printed_steps(chief.lines) == printed
       assert [process.errors for process in started.processes] == [[], [], []]
-  assert chief.lines == [
+  assert chief.lines[-2:] == [
       f'Going on from {tmp_path}/mnist.ckpt-8, after 8 training step(s).',
-      'Nothing to do: 8 of 8 training step(s) are done; give more with --training_steps.'] or True
+      'Nothing to do: 8 of 8 training step(s) are done; give more with --training_steps.']
   result = running.run_script('mnist_eval.py', *places, '--run_once')
   assert result.returncode == 0 and 'After 8 training step(s), validation' in result.stdout
   # mnist_train.py itself goes on from there.

@@ -11,7 +11,7 @@ from lenet_in_numpy import AVERAGE, VARIABLES
 
 import mnist_eval
 import mnist_input
-from support import checkpoints, evaluation
+from support import checkpoints, curves, evaluation
 from support.quiet_tensorflow import tf
 
 
@@ -120,6 +120,19 @@ def test_confused_pairs_count_both_directions(capsys):
   assert matrix[1, 7] == 2 and matrix[7, 1] == 1 and matrix[3, 3] == 2 and matrix.sum() == 6
   evaluation.print_confusion(matrix, range(10))
   assert 'Most often confused: 1 and 7 (3 times), 3 and 5 (1 times)' in capsys.readouterr().out
+
+
+def test_tensorboard_shows_the_confusion_matrix(tmp_path):
+  with curves.CurveWriter(str(tmp_path)) as curve_writer:
+    evaluation.add_confusion(curve_writer, 7, np.array([[3, 1], [0, 0]]))
+  event, = (event for path in tmp_path.iterdir()
+            for event in tf.train.summary_iterator(str(path)) if event.summary.value)
+  image = event.summary.value[0].image
+  with tf.Graph().as_default(), tf.Session() as sess:
+    picture = sess.run(tf.io.decode_png(image.encoded_image_string))
+  assert (event.step, image.height, image.width) == (7, 200, 200)
+  # A square a cell, in shares of its row; a row without images is black.
+  assert [picture[y, x, 0] for y in (50, 150) for x in (50, 150)] == [191, 64, 0, 0]
 
 
 def test_tensorboard_shows_the_first_wrong_digits(mnist_dir, tmp_path, trained_dir):

@@ -1,10 +1,14 @@
 """Fixtures of the robustness tests: small digits, and a trained folder to spoil."""
+import os
 import pathlib
 import shutil
 import signal
+import sys
 
 import made_data
 import pytest
+import running
+import spoiling
 
 import mnist_input
 import mnist_train
@@ -43,3 +47,12 @@ def saved_dir(digits, tmp_path_factory):
 def model_dir(saved_dir, tmp_path):
   """A copy of saved_dir to spoil."""
   return pathlib.Path(shutil.copytree(saved_dir, tmp_path / 'model'))
+
+
+@pytest.fixture
+def permissions_count(monkeypatch):
+  """Let permissions count for scripts that are run, even where root runs them."""
+  if os.name != 'posix' or os.geteuid() == 0 and not sys.platform.startswith('linux'):
+    pytest.skip('permissions do not count here, and only Linux can change that')
+  if os.geteuid() == 0:
+    monkeypatch.setattr(running, '_become_script', spoiling.become_script_under_permissions)

@@ -78,22 +78,13 @@ def fill(folder):
 _become_script = running._become_script
 
 
-def _become_script_under_permissions(*args):
+def become_script_under_permissions(*args):
   header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3, itself
   libc = ctypes.CDLL(None)
   libc.capget(header, sets)
   sets[0] &= ~0b110  # effective: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
   libc.capset(header, sets)
   _become_script(*args)
-
-
-@pytest.fixture
-def permissions_count(monkeypatch):
-  """Let permissions count for scripts that are run, even where root runs them."""
-  if os.name != 'posix' or os.geteuid() == 0 and not sys.platform.startswith('linux'):
-    pytest.skip('permissions do not count here, and only Linux can change that')
-  if os.geteuid() == 0:
-    monkeypatch.setattr(running, '_become_script', _become_script_under_permissions)
 
 
 # -- Files -------------------------------------------------------------------------------

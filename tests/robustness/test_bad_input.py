@@ -14,6 +14,7 @@ import running
 import spoiling
 from spoiling import flip_a_byte, write_checkpoint
 
+import flower_backbone
 import flower_finetune
 import flower_input
 import mnist_eval
@@ -204,7 +205,7 @@ def test_bad_pre_trained_checkpoints(write, tmp_path):
   write(tmp_path / 'some.ckpt')
   options = flower_finetune.options(ckpt_file=tmp_path / 'some.ckpt', model_dir=tmp_path / 'model')
   with pytest.raises(UserError, match=r'--ckpt_file=.*some\.ckpt.*[:,] give') as caught:
-    flower_finetune.get_checkpoint(options, [])
+    flower_finetune.get_pre_trained([], options)
   one_line(caught)
 
 
@@ -217,7 +218,7 @@ def test_pre_trained_checkpoints_of_other_networks(shape, kind, name, text, tmp_
   with tf.Graph().as_default(), tf.Session() as sess:
     variables = [tf.get_variable(name, shape, kind)]
     with pytest.raises(UserError, match=f"some.ckpt.* {text}") as caught:
-      flower_finetune.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
+      flower_backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
   one_line(caught)
 
 
@@ -227,7 +228,7 @@ def test_a_pre_trained_checkpoint_with_a_wrong_byte(tmp_path):
   with tf.Graph().as_default(), tf.Session() as sess:
     variables = [tf.get_variable('other/weight', [3, 4])]
     with pytest.raises(UserError, match='some.ckpt is damaged'):
-      flower_finetune.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
+      flower_backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
 
 
 @pytest.mark.parametrize('name', ['in[1]', 'in*', 'in\\'])
@@ -236,8 +237,8 @@ def test_the_path_of_a_pre_trained_checkpoint_is_not_a_pattern(name, tmp_path):
     write_checkpoint(tmp_path / folder / 'a.ckpt', w=np.full([2], value, np.float32))
   with tf.Graph().as_default(), tf.Session() as sess:
     variable = tf.get_variable('w', [2])
-    path = flower_finetune.find_checkpoint(str(tmp_path / name / 'a.ckpt'))
-    flower_finetune.load_tuned_variables(sess, path, [variable])
+    path = flower_backbone.find_checkpoint(str(tmp_path / name / 'a.ckpt'), 'flower.ckpt')
+    flower_backbone.load_tuned_variables(sess, path, [variable])
     assert sess.run(variable).tolist() == [3, 3]
 
 

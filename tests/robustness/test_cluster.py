@@ -180,8 +180,8 @@ def test_a_port_in_use_ends_in_one_line(job_name, digits_dir, tmp_path):
     other.bind(('127.0.0.1', 0))
     other.listen()
     address = f'127.0.0.1:{other.getsockname()[1]}'
-    result = running.run_script(SCRIPT, *flags_of(digits_dir, tmp_path, 1), f'--job_name={job_name}',
-                                f'--{job_name}_hosts={address}')
+    result = running.run_script(SCRIPT, *flags_of(digits_dir, tmp_path, 1),
+                                f'--job_name={job_name}', f'--{job_name}_hosts={address}')
   assert result.returncode == 1
   assert f'{job_name} 0 cannot listen on port {address[10:]}' in first_line(result.stderr)
 

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import running
 import spoiling
-from spoiling import permissions_count  # noqa: F401 (a fixture)
 
-import flower_finetune
+import flower_backbone
 import flower_preprocess
 import mnist_input
 from support import files
@@ -113,7 +112,7 @@ def test_disk_that_fills_up_while_photos_are_written(photos_dir, tmp_path, monke
 
 
 def test_missing_permission(digits_dir, model_dir, photos_dir, photos_file, tmp_path,
-                            permissions_count):  # noqa: F811
+                            permissions_count):
   secret, fixed = tmp_path / 'secret', tmp_path / 'fixed'
   secret.mkdir(mode=0o000)
   fixed.mkdir(mode=0o555)
@@ -293,6 +292,6 @@ def test_a_download_that_is_not_the_checkpoint(content, tmp_path, monkeypatch):
   archive.write_bytes(content)
   monkeypatch.setattr(files, 'download', lambda *args: contextlib.nullcontext(str(archive)))
   with pytest.raises(UserError) as caught:
-    flower_finetune.fetch_checkpoint(str(tmp_path / 'inception_v3.ckpt'), [])
+    flower_backbone.fetch_checkpoint(str(tmp_path / 'inception_v3.ckpt'), [])
   assert len(str(caught.value).splitlines()) == 1
   assert [path.name for path in tmp_path.iterdir()] == ['download']
