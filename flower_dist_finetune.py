@@ -60,7 +60,7 @@ class Replica:
         len(data.labels), len(self._labels), self.recipe, options,
         # The rate is a constant; the tensor that build_model gives waits for the loss of a batch.
         self.steps.wrap(lambda _: tf.train.RMSPropOptimizer(self.recipe.learning_rate)))
-    self.steps.add(self.model)
+    self.steps.add(self.model.global_step, self.model.train_step, self.model.train_step)
     self._results = [self.steps.train_op, self.model.loss, self.model.cross_entropy,
                      self.model.learning_rate]
 

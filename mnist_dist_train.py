@@ -60,7 +60,7 @@ class Replica:
     self.model = mnist_train.build_model(
         self._x, self._y_, mnist.train.num_examples, own_options,
         self.steps.wrap(tf.train.GradientDescentOptimizer))
-    self.steps.add(self.model)
+    self.steps.add(self.model.global_step, self.model.train_step, self.model.train_op)
     self._results = [self.steps.train_op, self.model.loss, self.model.cross_entropy,
                      self.model.learning_rate]
 

@@ -31,6 +31,9 @@ class UserError(Exception):
     self.status = status  # the script's exit status
 
 
+# --help shows flags under the module that asked for them, not under this one.
+flags.disclaim_key_flags()
+
 # Other exceptions that end in one line: {class: function that describes one}. A room that calls
 # a library with errors of its own adds to it.
 one_line_errors = {}
@@ -88,7 +91,7 @@ def DEFINE_path(name, default, help, flag_values):
 def share_flags(flag_values, other, *names):
   """Define in flag_values the flags of another script, some by name or all."""
   for name in names or list(other):
-    flag_values[name] = copy.deepcopy(other[name])
+    flags.DEFINE_flag(copy.deepcopy(other[name]), flag_values)
 
 
 def options(flag_values, **changes):

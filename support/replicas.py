@@ -41,14 +41,16 @@ class AsyncSteps:
     """Return make_optimizer, a function of the learning rate, for these steps."""
     return make_optimizer
 
-  def add(self, model):
+  def add(self, global_step, train_step, train_op):
     """Add what these steps need to the graph.
 
     Args:
-      model: of `build_model`.
+      train_step: operation of one gradient step.
+      train_op: the same and what follows it once a step, such as moving averages.
     """
-    self.train_op = model.train_op
-    self._global_step = model.global_step
+    del train_step
+    self.train_op = train_op
+    self._global_step = global_step
     with tf.device('/job:ps/task:0'):
       self._taken, self._allowed = _local_variable('steps_taken'), _local_variable('steps_allowed')
       self.next_step = tf.count_up_to(self._taken, tf.int64.max) + 1
@@ -129,12 +131,12 @@ class SyncSteps:
       return self._optimizer
     return make
 
-  def add(self, model):
+  def add(self, global_step, train_step, train_op):
     """Add what these steps need to the graph; see `AsyncSteps`."""
-    self._global_step = model.global_step
+    self._global_step = global_step
     # The moving averages are the chief's: once a step, when all gradients are in the weights and
     # no other step can begin without its share.
-    self.train_op = model.train_op if self._member.task.is_chief else model.train_step
+    self.train_op = train_op if self._member.task.is_chief else train_step
     with tf.control_dependencies([self.train_op]), tf.device(self._global_step.device):
       self.next_step = tf.identity(self._global_step) + 1  # read where it lies, after the step
     self._first_step = self._global_step + 1

@@ -92,8 +92,9 @@ class Member:
       UserError: if one does not answer in time, or has other addresses in its flags.
     """
     self._server = cluster.start_server(self.task)
-    index = self._wait_for_servers()
-    with _ends_within(self._start_secs + 2 * cluster.ANSWER_SECS, self._silence(index or 0)):
+    self._wait_for_servers()
+    with _ends_within(self._start_secs + 2 * cluster.ANSWER_SECS, 'the parameter servers do not '
+                      'answer: correct --ps_hosts, or start all processes again'):
       self._board = cluster.Board(self.task, self._server)
       notices = self._read_first_notices()
     for index, notice in enumerate(notices):
@@ -110,7 +111,7 @@ class Member:
     with contextlib.suppress(*RUN_ERRORS):
       if not self._is_lost:
         if self.task.is_chief and self._run:
-          failure = str(error) if isinstance(error, UserError) else None
+          failure = str(error) if isinstance(error, Exception) else None  # no stop signal
           self._write(self._run, finished=True, failure=failure)
         self._board.sign(self.task.index, has_left=True)
 
@@ -272,6 +273,7 @@ class Member:
     notice = self._look()
     if self.task.is_chief:
       if notice.get('run') != self._announced:
+        self._run = None  # which is not to be ended
         raise UserError('another worker 0 has taken over: end one of the two')
     elif notice.get('finished') or notice.get('run') != self._run:
       raise RunOver

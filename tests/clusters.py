@@ -16,7 +16,7 @@ TIMEOUT_SECS = 180
 
 # What TensorFlow logs when others end, where it was imported before a script could say otherwise.
 LOG_LINE = re.compile(r'(\[\w+ \d+\]\s)?'
-                      r'([IW]\d{4} |\s*\[\[\{\{node |Additional GRPC error|:UNKNOWN:Error|$)')
+                      r'([IW]\d{4} |\s*\[\[|Additional GRPC error|:UNKNOWN:Error|$)')
 
 
 def free_addresses(count):
@@ -97,7 +97,6 @@ class Started:
         if process.is_running():
           process.kill()
       self.end()
-    self._folder.cleanup()
 
 
 class Cluster:
@@ -122,8 +121,10 @@ class Cluster:
   def __enter__(self):
     return self
 
-  def __exit__(self, *exception):
+  def __exit__(self, kind, error, traceback):
     for process in self.processes:
+      if kind:  # shown by pytest
+        print(process.status, *process.lines, *process.errors, sep='\n  ')
       process.kill()
 
   def end(self, timeout=TIMEOUT_SECS):

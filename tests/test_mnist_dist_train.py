@@ -39,7 +39,7 @@ def single_dir(mnist_dir, tmp_path_factory):
 @pytest.mark.parametrize('mode, ps, workers', [('--sync', 1, 2), ('--sync', 2, 3),
                                                ('--nosync', 2, 1)])
 def test_steps_equal_those_of_one_process(mode, ps, workers, single_dir, mnist_dir, tmp_path):
-  """Shares of a batch, averaged, are the batch; so are the steps of a single asynchronous worker."""
+  """Shares of a batch, averaged, are the batch; so is each of one asynchronous worker."""
   with clusters.Cluster(SCRIPT, *FLAGS, f'--data_dir={mnist_dir}', f'--model_dir={tmp_path}',
                         '--nodropout', mode, ps=ps, workers=workers) as started:
     assert started.end() == [0] * (ps + workers)
