@@ -88,11 +88,15 @@ def _interrupts_end_in_one_line():
 
 @contextlib.contextmanager
 def _no_garbage_collection():
-  """Collect no garbage in this block: an import makes none, and the search takes a fifth of it."""
+  """Collect no garbage in this block: an import makes none, and the search takes a fifth of it.
+
+  Nor is it searched for afterwards in what was imported, which stays anyway.
+  """
   was_enabled = gc.isenabled()
   gc.disable()
   try:
     yield
+    gc.freeze()
   finally:
     if was_enabled:
       gc.enable()

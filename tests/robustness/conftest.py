@@ -12,14 +12,19 @@ import spoiling
 
 import mnist_input
 import mnist_train
+from support.console import STOP_SIGNALS
 
 
 @pytest.fixture(autouse=True)
-def interruptible():
-  """Scripts started here take Ctrl-C, even where pytest runs in the background of a shell."""
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def stoppable():
+  """Scripts started here take stop signals, even where pytest runs under nohup or with `&`."""
+  before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+  for number in STOP_SIGNALS:
+    if before[number] is signal.SIG_IGN:  # which a process hands on to those that it starts
+      signal.signal(number, signal.SIG_DFL)
   yield
-  signal.signal(signal.SIGINT, before)
+  for number, handler in before.items():
+    signal.signal(number, handler)
 
 
 @pytest.fixture(scope='session')
