@@ -59,6 +59,9 @@ TINY = {
     'flower_preprocess.py': ['--validation_percentage=25', '--testing_percentage=25'],
     'flower_finetune.py': ['--steps=1', '--batch_size=4'],
     'flower_predict.py': [],
+    'mnist_dist_train.py': ['--training_steps=4', '--batch_size=10'],
+    'mnist_export.py': [],
+    'flower_export.py': [],
 }
 
 
@@ -71,9 +74,10 @@ def test_each_command_runs(folder, command):
     assert result.returncode == 0, result.stderr
     assert result.stdout
   else:  # a tool that takes minutes: its flags exist
-    result = subprocess.run([sys.executable, running.ROOT / script, '--help'],
+    tool = ['-m', args[0]] if script == '-m' else [script]
+    result = subprocess.run([sys.executable, *tool, '--help'], cwd=running.ROOT,
                             capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0
+    assert result.returncode == 0, result.stderr
     assert all(flag in result.stdout for flag in re.findall(r'--\w+', command))
 
 
