@@ -1,6 +1,6 @@
 """Measure steps of mnist_dist_train.py, and reckon what a network allows.
 
-    python benchmarks/distributed.py
+    python -m benchmarks.distributed
 
 Prints the steps a second of one process with two threads, and of clusters of one and two workers
 with one thread each; the bytes that a step moves; and a table for 4, 16 and 64 workers at 1 and

@@ -40,10 +40,9 @@ def log_lines_held_back(pattern):
       sys.stderr.flush()
       os.dup2(standard_error, 2)
       held.seek(0)
+      passed_on = b''.join(line for line in held if not re.match(pattern, line))
       with contextlib.suppress(OSError):  # standard error takes nothing any more
-        for line in held:
-          if not re.match(pattern, line):
-            os.write(standard_error, line)
+        os.write(standard_error, passed_on)
       os.close(standard_error)
 
 
