@@ -23,11 +23,10 @@ import os
 import numpy as np
 from absl import flags
 
-import flower_finetune
 import flower_inference
 import flower_input
 import flower_predict
-from support import checkpoints, console, saved_models
+from support import console, saved_models
 from support.quiet_tensorflow import tf
 
 EXPORT_DIR = os.path.join('exports', 'flowers')
@@ -193,13 +192,7 @@ def export(options):
     logits, _ = flower_inference.inference(decode_photos(photos), len(names), is_training=False)
     outputs = {'classes': tf.gather(tf.constant(names), tf.argmax(logits, 1)),  # [n]
                'probabilities': tf.nn.softmax(logits)}  # [n, classes]
-    variables = flower_inference.model_variables()
-    checkpoint_path = checkpoints.restore_newest(
-        sess, tf.train.Saver(variables), {variable.op.name: variable for variable in variables},
-        options.model_dir, flower_finetune.MODEL_NAME)
-    if checkpoint_path is None:
-      raise console.UserError(f'--model_dir={options.model_dir} holds no checkpoint: run '
-                              'flower_finetune.py first')
+    checkpoint_path = flower_predict.restore_model(sess, options.model_dir)
     return checkpoint_path, saved_models.export(
         sess, options.export_dir, {'photos_bytes': photos}, outputs,
         {LABELS_FILE: ''.join(f'{name}\n' for name in names)})

@@ -55,6 +55,22 @@ def read_labels(model_dir):
   return labels
 
 
+def restore_model(sess, model_dir):
+  """Restore the network of the default graph from the newest whole checkpoint; return its path.
+
+  Raises:
+    UserError: if there is no whole checkpoint.
+  """
+  variables = flower_inference.model_variables()
+  path = checkpoints.restore_newest(
+      sess, tf.train.Saver(variables), {variable.op.name: variable for variable in variables},
+      model_dir, flower_finetune.MODEL_NAME)
+  if path is None:
+    raise console.UserError(f'--model_dir={model_dir} holds no checkpoint: run '
+                            'flower_finetune.py first')
+  return path
+
+
 @contextlib.contextmanager
 def open_model(model_dir):
   """Restore the newest whole checkpoint of a model for the block.
@@ -70,13 +86,7 @@ def open_model(model_dir):
     images = tf.placeholder(tf.float32, [None, flower_input.IMAGE_SIZE, flower_input.IMAGE_SIZE, 3])
     logits, _ = flower_inference.inference(images, len(labels), is_training=False)
     probabilities = tf.nn.softmax(logits)  # [n, classes]
-    variables = flower_inference.model_variables()
-    path = checkpoints.restore_newest(
-        sess, tf.train.Saver(variables), {variable.op.name: variable for variable in variables},
-        model_dir, flower_finetune.MODEL_NAME)
-    if path is None:
-      raise console.UserError(f'--model_dir={model_dir} holds no checkpoint: run '
-                              'flower_finetune.py first')
+    restore_model(sess, model_dir)
     yield labels, lambda photos: sess.run(probabilities, {images: photos})
 
 
