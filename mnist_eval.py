@@ -68,6 +68,20 @@ def build_evaluation_graph():
   return EvaluationGraph(x, y, tf.train.Saver(variables), variables)
 
 
+def restore_model(sess, graph, model_dir):
+  """Restore the averages of the newest whole checkpoint into an EvaluationGraph; return its path.
+
+  Raises:
+    UserError: if there is no whole checkpoint.
+  """
+  path = checkpoints.restore_newest(sess, graph.saver, graph.variables, model_dir,
+                                    mnist_train.MODEL_NAME)
+  if path is None:
+    raise console.UserError(f'--model_dir={model_dir} holds no checkpoint: run mnist_train.py '
+                            'first, or name its folder')
+  return path
+
+
 def predict_logits(sess, graph, images):
   """Return the logits of images, in batches that take each image once.
 

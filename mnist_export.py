@@ -19,7 +19,7 @@ from absl import flags
 
 import mnist_eval
 import mnist_train
-from support import checkpoints, console, saved_models
+from support import console, saved_models
 from support.quiet_tensorflow import tf
 
 EXPORT_DIR = os.path.join('exports', 'mnist')
@@ -50,11 +50,7 @@ def export(options):
     graph = mnist_eval.build_evaluation_graph()
     outputs = {'classes': tf.argmax(graph.y, 1),  # int64 [n]
                'probabilities': tf.nn.softmax(graph.y)}  # [n, 10]
-    checkpoint_path = checkpoints.restore_newest(sess, graph.saver, graph.variables,
-                                                 options.model_dir, mnist_train.MODEL_NAME)
-    if checkpoint_path is None:
-      raise console.UserError(f'--model_dir={options.model_dir} holds no checkpoint: run '
-                              'mnist_train.py first, or name its folder')
+    checkpoint_path = mnist_eval.restore_model(sess, graph, options.model_dir)
     return checkpoint_path, saved_models.export(sess, options.export_dir, {'images': graph.x},
                                                 outputs)
 

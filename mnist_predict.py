@@ -15,7 +15,7 @@ from absl import flags
 import mnist_digit
 import mnist_eval
 import mnist_train
-from support import checkpoints, console
+from support import console
 from support.quiet_tensorflow import tf
 
 # Chosen with `benchmarks/digits.py --split=validation --drawn=40`: of 320 drawn digits, 16 answers
@@ -44,10 +44,7 @@ def open_model(model_dir):
   """
   with tf.Graph().as_default(), tf.Session() as sess:
     graph = mnist_eval.build_evaluation_graph()
-    if checkpoints.restore_newest(sess, graph.saver, graph.variables, model_dir,
-                                  mnist_train.MODEL_NAME) is None:
-      raise console.UserError(f'--model_dir={model_dir} holds no checkpoint: run mnist_train.py '
-                              'first, or name its folder')
+    mnist_eval.restore_model(sess, graph, model_dir)
 
     def predict(digits):
       logits = mnist_eval.predict_logits(sess, graph, digits).astype(np.float64)
