@@ -85,6 +85,19 @@ def get_checkpoint(ckpt_file, variables, model_name):
   return path
 
 
+def get_pre_trained(variables, options, model_name):
+  """Return what `get_checkpoint` does; None where going on needs none and it is gone.
+
+  Args:
+    variables, model_name: as for `get_checkpoint`.
+    options: of flower_finetune.py.
+  """
+  goes_on = checkpoints.list_checkpoints(options.model_dir, model_name)
+  if goes_on and find_checkpoint(options.ckpt_file, model_name) is None:
+    return None
+  return get_checkpoint(options.ckpt_file, variables, model_name)
+
+
 def checkpoint_digest(path):
   """Return a digest that tells a checkpoint from others."""
   # An index holds a checksum of each variable, and so stands for all of them.

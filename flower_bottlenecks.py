@@ -7,6 +7,7 @@ data file. Behind its array, where numpy does not read, stands a digest.
 import io
 import itertools
 import os
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -14,11 +15,41 @@ from tqdm import tqdm
 import flower_inference
 from flower_input import SPLITS
 from support import console, files
+from support.quiet_tensorflow import tf
 
 SUFFIX = '.bottlenecks.npy'
 PHOTOS_PER_RUN = 32  # in one run of the network
 CHUNK_BYTES = 1 << 20
 DIGEST_BYTES = 64  # in hexadecimal digits
+
+
+class Examples(NamedTuple):
+  """The data in the form in which the network is fed."""
+  tensor: tf.Tensor  # what the inputs are fed to: images or bottlenecks
+  inputs: dict  # {split: array [n, ...]}
+  labels: dict  # {split: int64 [n]}
+
+
+def make_examples(sess, model, data, options, *, on_bottlenecks):
+  """Return the photos as the network is fed with them, Examples.
+
+  Args:
+    sess: session whose backbone is restored.
+    model: flower_finetune.Model.
+    data: flower_input.ProcessedData.
+    options: of flower_finetune.py.
+    on_bottlenecks: whether as bottlenecks, which are kept, or as they are.
+
+  Raises:
+    UserError, OSError: as for `load_bottlenecks`.
+  """
+  labels = {split: getattr(data, f'{split}_labels') for split in SPLITS}
+  if not on_bottlenecks:
+    photos = {split: getattr(data, f'{split}_images') for split in SPLITS}
+    return Examples(model.images, photos, labels)
+  path = bottlenecks_path(options.input_file, options.model_dir)
+  return Examples(model.bottlenecks, load_bottlenecks(path, sess, model.images, model.bottlenecks,
+                                                      data), labels)
 
 
 def bottlenecks_path(input_file, model_dir):

@@ -24,6 +24,8 @@ import numpy as np
 from absl import flags
 
 import flower_backbone
+import flower_bottlenecks
+import flower_evaluation
 import flower_finetune
 import flower_input
 from support import checkpoints, cluster, console, curves, launcher, replicas, workers
@@ -54,10 +56,10 @@ class Replica:
     self._inputs, self._labels = data.training_images, data.training_labels
     self._member, self._batch_size = member, options.batch_size
     tf.set_random_seed(options.seed)  # before the first variable, whose initial values it decides
-    self.recipe = choose_recipe(options)
+    self.recipe, self.n_classes = choose_recipe(options), len(data.labels)
     self.steps = (replicas.SyncSteps if options.sync else replicas.AsyncSteps)(member)
     self.model = flower_finetune.build_model(
-        len(data.labels), len(self._labels), self.recipe, options,
+        self.n_classes, len(self._labels), self.recipe, options,
         # The rate is a constant; the tensor that build_model gives waits for the loss of a batch.
         self.steps.wrap(lambda _: tf.train.RMSPropOptimizer(self.recipe.learning_rate)))
     self.steps.add(self.model.global_step, self.model.train_step, self.model.train_step)
@@ -115,56 +117,56 @@ def lead(data, member, options):
     replica = Replica(data, member, options)
     recipe = replica.recipe
     tuned_variables = flower_finetune.get_tuned_variables(options.checkpoint_exclude_scopes)
-    ckpt_path = flower_finetune.get_pre_trained(tuned_variables, options)
+    ckpt_path = flower_backbone.get_pre_trained(tuned_variables, options,
+                                                flower_finetune.MODEL_NAME)
     folder.check_model(flower_finetune.model_identity(data, ckpt_path, options), {
         'learning_rate': recipe.learning_rate, 'steps': recipe.steps,
         'batch_size': options.batch_size})
-    saver = checkpoints.Saver(folder, flower_finetune.MAX_TO_KEEP, flower_finetune.DIVERGED_ADVICE)
+    saver = checkpoints.Saver(folder, flower_finetune.MAX_TO_KEEP,
+                              flower_evaluation.DIVERGED_ADVICE)
     with member.session() as sess:
       # Variables from the newest checkpoint of an earlier run, or else the tuned ones.
-      path = saver.resume(sess)
-      if path:
-        print(console.printable(f'Going on from {path}.'))
-      else:
-        flower_backbone.load_tuned_variables(sess, ckpt_path, tuned_variables)
-      steps_done = int(sess.run(replica.model.global_step))
+      path, steps_done = flower_finetune.resume(sess, saver, replica.model, ckpt_path,
+                                                tuned_variables)
+      examples = flower_bottlenecks.make_examples(sess, replica.model, data, options,
+                                                  on_bottlenecks=False)
+      worst = 0  # cross entropy at a validation
       if steps_done < recipe.steps:
         replica.steps.start(sess)
-        path = lead_steps(replica, data, member, saver, sess, steps_done, curve_writer, options)
+        path, worst = lead_steps(replica, examples, member, saver, sess, steps_done, curve_writer,
+                                 options)
       if member.stop.received:
         print(f'Stopped by {member.stop.received}; run again to go on. Saved {path}')
         return
       # The result, on photos that had no part in training, nor in choosing how to train.
-      predicted = predict(replica, sess, data, 'testing', options).argmax(1)
-      flower_finetune.print_test_report(predicted, data)
+      predicted = flower_evaluation.predict_logits(sess, replica.model, examples, 'testing',
+                                                   options.seed).argmax(1)
+      flower_evaluation.print_test_report(predicted, data)
+      flower_evaluation.print_advice(predicted, data, worst, recipe, options)
+      flower_evaluation.add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
   print(console.printable(f'Saved {path}'))
 
 
-def predict(replica, sess, data, split, options):
-  """Return the logits of a split, float32 [n, n_classes]."""
-  examples = flower_finetune.Examples(
-      replica.model.images, {split: getattr(data, f'{split}_images')}, {})
-  return flower_finetune.predict_logits(sess, replica.model, examples, split, options.seed)
+def lead_steps(replica, examples, member, saver, sess, steps_done, curve_writer, options):
+  """Do the chief's steps, save and validate those of all.
 
-
-def lead_steps(replica, data, member, saver, sess, steps_done, curve_writer, options):
-  """Do the chief's steps, save and validate those of all; return the path of the last checkpoint.
+  Returns:
+    (path of the last checkpoint, worst cross entropy at a validation).
   """
-  path = None
+  path, worst = None, 0
 
   def do_step(step, *, is_followed):
     next_step = replica.do_step(step, is_followed=is_followed)
-    flower_finetune.check_cross_entropy(
-        step - 1, replica.cross_entropy, len(data.labels), replica.recipe, options)
+    flower_evaluation.check_cross_entropy(
+        step - 1, replica.cross_entropy, replica.n_classes, replica.recipe, options)
     return next_step
 
   def keep(steps_done):
-    nonlocal path
+    nonlocal path, worst
     i = steps_done - 1  # flower_finetune.py counts from 0
-    accuracy, cross_entropy = flower_finetune.score(member.call(
-        predict, replica, sess, data, 'validation', options), data.validation_labels)
-    flower_finetune.check_cross_entropy(
-        i, cross_entropy, len(data.labels), replica.recipe, options)
+    accuracy, cross_entropy = member.call(
+        flower_evaluation.validate, sess, replica.model, examples, i, replica.recipe, options)
+    worst = max(worst, replica.cross_entropy, cross_entropy)
     path = member.call(saver.save, sess, i)
     print('Step %d: Validation accuracy = %.1f%%' % (i, accuracy * 100.0))
     curve_writer.add_scalars(
@@ -175,27 +177,23 @@ def lead_steps(replica, data, member, saver, sess, steps_done, curve_writer, opt
   interval = max(1, replica.recipe.steps // flower_finetune.REPORTS)
   replicas.lead_steps(member, replica.steps, steps_done, interval, replica.recipe.steps, do_step,
                       keep)
-  return path
+  return path, worst
+
+
+def work(task, options):
+  """Be a worker of a cluster until the training has finished."""
+  data = flower_input.load_processed_data(options.input_file)
+  print('%d training examples, %d validation examples and %d testing example.' % (
+      len(data.training_labels), len(data.validation_labels), len(data.testing_labels)))
+  settings = {name: getattr(options, name) for name in SETTINGS}
+  settings.update(steps=choose_recipe(options).steps, data_id=data.id)
+  with workers.join(task, settings, options) as member:
+    (lead if task.is_chief else follow)(data, member, options)
 
 
 def main(argv):
   console.refuse_arguments(argv)
-  if FLAGS.local_workers:
-    return launcher.launch(__file__, FLAGS)
-  if FLAGS.end_with_stdin:
-    launcher.obey_stdin()
-  task = cluster.read_task(FLAGS)
-  replicas.refuse_unequal_shares(FLAGS, task)
-  if task.job_name == 'ps':
-    return cluster.serve(task)
-  data = flower_input.load_processed_data(FLAGS.input_file)
-  print('%d training examples, %d validation examples and %d testing example.' % (
-      len(data.training_labels), len(data.validation_labels), len(data.testing_labels)))
-  settings = {name: getattr(FLAGS, name) for name in SETTINGS}
-  settings.update(steps=choose_recipe(FLAGS).steps, data_id=data.id)
-  with (console.StopSignals() as stop,
-        workers.Member(task, settings, FLAGS.start_secs, stop) as member):
-    (lead if task.is_chief else follow)(data, member, FLAGS)
+  return workers.take_part(__file__, FLAGS, work)
 
 
 if __name__ == '__main__':

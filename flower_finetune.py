@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 import flower_backbone
 import flower_bottlenecks
+import flower_evaluation
 import flower_inference
 import flower_input
-from support import checkpoints, console, curves, evaluation
+from support import checkpoints, console, curves
 from support.quiet_tensorflow import tf
 
 # Files.
@@ -55,15 +56,6 @@ SEED = 1  # of the new layers' initial weights, of dropout and of the batches of
 # Checkpoints and validation: the book's 30 of its 300 steps, and the last.
 REPORTS = 10  # in a run
 MAX_TO_KEEP = 5
-EVAL_BATCH = 32  # photos in one run without training
-
-# Cross entropy, in terms of that of guessing: beyond the first, the learning rate is too large;
-# beyond the second, the weights are not worth saving.
-UNSTABLE = 3
-DIVERGED = 100
-DIVERGED_ADVICE = 'give a smaller --learning_rate and another --model_dir'
-
-WRONG_PHOTOS = 25  # named at the end, and shown in TensorBoard
 
 FLAGS = flags.FlagValues()
 console.DEFINE_path('input_file', INPUT_DATA, 'The .npy file of flower_preprocess.py.', FLAGS)
@@ -224,102 +216,6 @@ def build_model(n_classes, n_training_examples, recipe, options,
                global_step)
 
 
-# -- What is fed, and what comes out -----------------------------------------------------
-
-
-class Examples(NamedTuple):
-  """The data in the form in which the network is fed."""
-  tensor: tf.Tensor  # what the inputs are fed to: images or bottlenecks
-  inputs: dict  # {split: array [n, ...]}
-  labels: dict  # {split: int64 [n]}
-
-
-def make_examples(sess, model, recipe, data, options):
-  """Return the photos as the network is fed with them: as bottlenecks, where these are kept."""
-  labels = {split: getattr(data, f'{split}_labels') for split in flower_input.SPLITS}
-  if not recipe.on_bottlenecks:
-    photos = {split: getattr(data, f'{split}_images') for split in flower_input.SPLITS}
-    return Examples(model.images, photos, labels)
-  path = flower_bottlenecks.bottlenecks_path(options.input_file, options.model_dir)
-  return Examples(model.bottlenecks, flower_bottlenecks.load_bottlenecks(
-      path, sess, model.images, model.bottlenecks, data), labels)
-
-
-def predict_logits(sess, model, examples, split, seed):
-  """Return the logits of a split, float32 [n, n_classes].
-
-  With --batch_norm=batch the answer for a photo depends on the others of its batch; where all are
-  of one class, as in a file in the order of the classes, they take the class away with their
-  mean. So each batch is a mix, the same each time.
-  """
-  inputs = examples.inputs[split]
-  logits = np.zeros([len(inputs), model.logits.shape[1]], np.float32)
-  order = np.random.RandomState(seed).permutation(len(inputs))
-  for batch in np.array_split(order, math.ceil(len(inputs) / EVAL_BATCH)):
-    batch.sort()  # reads the file from its beginning to its end
-    logits[batch] = sess.run(model.logits, {examples.tensor: inputs[batch]})
-  return logits
-
-
-def score(logits, labels):
-  """Return (accuracy in [0, 1], mean cross entropy in nats) of logits [n, n_classes]."""
-  logits = logits - logits.max(1, keepdims=True)
-  cross_entropies = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
-  return np.mean(logits.argmax(1) == labels), np.mean(cross_entropies)
-
-
-def check_cross_entropy(i, cross_entropy, n_classes, recipe, options):
-  """Raise UserError if a cross entropy is of weights that are not worth saving."""
-  if not cross_entropy <= DIVERGED * math.log(n_classes):  # nan compares false
-    raise console.UserError(
-        f'the cross entropy is {cross_entropy:g} at step {i}, which is not saved: '
-        f'{DIVERGED_ADVICE}, because what went wrong at {recipe.learning_rate:g} may be in the '
-        f'checkpoints of {options.model_dir} already')
-
-
-def print_test_report(predicted, data):
-  """Print the test accuracy, how it comes about by class, and the photos that were wrong."""
-  labels, names = data.testing_labels, [console.printable(name) for name in data.labels]
-  right = predicted == labels
-  print('Final test accuracy = %.1f%%' % (np.mean(right) * 100))
-  print(f'{right.sum()} of {len(right)} test photos are right:')
-  for label, name in enumerate(names):
-    of_class = labels == label
-    print(f'  {name}: {right[of_class].sum()} of {of_class.sum()}' if of_class.any()
-          else f'  {name}: no test photo')
-  evaluation.print_confusion(evaluation.confusion_matrix(labels, predicted, len(names)), names)
-  test_files = data.files[len(data.files) - len(labels):]
-  wrong = np.flatnonzero(~right)
-  for photo in wrong[:WRONG_PHOTOS]:
-    print(f'  wrong: {console.printable(test_files[photo])} taken for {names[predicted[photo]]}')
-  if len(wrong) > WRONG_PHOTOS:
-    print(f'  and {len(wrong) - WRONG_PHOTOS} more')
-
-
-def print_advice(predicted, data, worst_cross_entropy, recipe, options):
-  """Say so if the network is no better than one that gives all photos one answer."""
-  counts = np.bincount(data.testing_labels, minlength=len(data.labels))
-  if (predicted == data.testing_labels).sum() > counts.max():
-    return
-  if worst_cross_entropy > UNSTABLE * math.log(len(data.labels)):
-    advice = f'{DIVERGED_ADVICE} than {recipe.learning_rate:g} and {options.model_dir}'
-  else:
-    advice = f'give more --steps, or a larger --learning_rate than {recipe.learning_rate:g}'
-  print(f'This is no better than to answer {console.printable(data.labels[counts.argmax()])} for '
-        f'every photo ({counts.max()} of {counts.sum()}): {advice}.')
-
-
-def add_pictures(curve_writer, step, predicted, data):
-  """Write what was confused, and the first wrong test photos at a third, to TensorBoard."""
-  evaluation.add_confusion(curve_writer, step, evaluation.confusion_matrix(
-      data.testing_labels, predicted, len(data.labels)))
-  wrong = np.flatnonzero(predicted != data.testing_labels)[:WRONG_PHOTOS]
-  side = flower_input.IMAGE_SIZE // 3
-  photos = data.testing_images[wrong][:, :3 * side, :3 * side]
-  photos = photos.reshape(-1, side, 3, side, 3, 3).mean((2, 4))  # [wrong, side, side, 3]
-  evaluation.add_wrong_pictures(curve_writer, step, 'wrong_photos', photos)
-
-
 # -- Training ----------------------------------------------------------------------------
 
 
@@ -336,14 +232,6 @@ def check_splits(data, input_file):
                  'that no photo will be taken for one: preprocess more photos of that class')
 
 
-def get_pre_trained(tuned_variables, options):
-  """Return the pre-trained checkpoint's path; None where going on needs none and it is gone."""
-  goes_on = checkpoints.list_checkpoints(options.model_dir, MODEL_NAME)
-  if goes_on and flower_backbone.find_checkpoint(options.ckpt_file, MODEL_NAME) is None:
-    return None
-  return flower_backbone.get_checkpoint(options.ckpt_file, tuned_variables, MODEL_NAME)
-
-
 def model_identity(data, ckpt_path, options):
   """Return what a model folder is of: a run with another of these needs another folder."""
   identity = {'labels': data.labels, 'data_id': data.id,
@@ -352,6 +240,23 @@ def model_identity(data, ckpt_path, options):
   if ckpt_path:  # going on needs no pre-trained checkpoint, so it may be gone
     identity['ckpt_file_digest'] = flower_backbone.checkpoint_digest(ckpt_path)
   return identity
+
+
+def resume(sess, saver, model, ckpt_path, tuned_variables):
+  """Restore all variables: from the newest checkpoint of an earlier run, if there is one.
+
+  If not, tuned_variables come from the pre-trained checkpoint, and all others start from their
+  initial values.
+
+  Returns:
+    (path of the checkpoint or None, int steps done).
+  """
+  path = saver.resume(sess)
+  if path:
+    print(console.printable(f'Going on from {path}.'))
+  else:
+    flower_backbone.load_tuned_variables(sess, ckpt_path, tuned_variables)
+  return path, int(sess.run(model.global_step))
 
 
 def finetune(data, options):
@@ -383,23 +288,19 @@ def finetune(data, options):
     # Variables from the newest checkpoint of an earlier run, if there is one; or else the tuned
     # ones from the pre-trained checkpoint, and initial values for the others.
     tuned_variables = get_tuned_variables(options.checkpoint_exclude_scopes)
-    ckpt_path = get_pre_trained(tuned_variables, options)
+    ckpt_path = flower_backbone.get_pre_trained(tuned_variables, options, MODEL_NAME)
     folder.check_model(model_identity(data, ckpt_path, options), {
         'learning_rate': recipe.learning_rate, 'steps': recipe.steps,
         'batch_size': options.batch_size})
-    saver = checkpoints.Saver(folder, MAX_TO_KEEP, DIVERGED_ADVICE)
-    path = saver.resume(sess)
-    if path:
-      print(console.printable(f'Going on from {path}.'))
-    else:
-      flower_backbone.load_tuned_variables(sess, ckpt_path, tuned_variables)
-    steps_done = int(sess.run(model.global_step))
+    saver = checkpoints.Saver(folder, MAX_TO_KEEP, flower_evaluation.DIVERGED_ADVICE)
+    path, steps_done = resume(sess, saver, model, ckpt_path, tuned_variables)
     if steps_done >= recipe.steps:
       print(f'Nothing to train: {steps_done} of {recipe.steps} steps are done; give more with '
             '--steps.')
 
     # Photos, or what the last layer reads of them.
-    examples = make_examples(sess, model, recipe, data, options)
+    examples = flower_bottlenecks.make_examples(sess, model, data, options,
+                                                on_bottlenecks=recipe.on_bottlenecks)
     inputs, labels = examples.inputs['training'], examples.labels['training']
     curve_writer.add_graph(sess.graph)
     worst = 0  # cross entropy at a validation
@@ -416,14 +317,13 @@ def finetune(data, options):
           [model.train_step, model.loss, model.cross_entropy, model.learning_rate],
           feed_dict={examples.tensor: inputs[start:end], model.labels: labels[start:end]})
 
-      check_cross_entropy(i, cross_entropy, n_classes, recipe, options)
+      flower_evaluation.check_cross_entropy(i, cross_entropy, n_classes, recipe, options)
       is_last = i + 1 == recipe.steps or stop.received
       # As often as the book in its run, at steps 0, 30, ..., 270 of 300, and at the last.
       if is_last or i % max(1, recipe.steps // REPORTS) == 0:
         # The loss was that of the weights before the step; these are the ones to be saved.
-        accuracy, validation_cross_entropy = score(predict_logits(
-            sess, model, examples, 'validation', options.seed), data.validation_labels)
-        check_cross_entropy(i, validation_cross_entropy, n_classes, recipe, options)
+        accuracy, validation_cross_entropy = flower_evaluation.validate(
+            sess, model, examples, i, recipe, options)
         worst = max(worst, cross_entropy, validation_cross_entropy)
         path = saver.save(sess, i)
         tqdm.write('Step %d: Validation accuracy = %.1f%%' % (i, accuracy * 100.0))
@@ -438,10 +338,11 @@ def finetune(data, options):
       return None
 
     # The result, on photos that had no part in training, nor in choosing how to train.
-    predicted = predict_logits(sess, model, examples, 'testing', options.seed).argmax(1)
-    print_test_report(predicted, data)
-    print_advice(predicted, data, worst, recipe, options)
-    add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
+    predicted = flower_evaluation.predict_logits(
+        sess, model, examples, 'testing', options.seed).argmax(1)
+    flower_evaluation.print_test_report(predicted, data)
+    flower_evaluation.print_advice(predicted, data, worst, recipe, options)
+    flower_evaluation.add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
   print(console.printable(f'Saved {path}'))
   return predicted
 

@@ -114,13 +114,8 @@ def lead(mnist, member, options):
     with member.session() as sess:
       # Random weights, then those of the newest checkpoint, if there is one, in their place.
       sess.run(initializer)
-      path = saver.resume(sess)
-      steps_done = int(sess.run(replica.model.global_step))
-      if path:
-        print(f'Going on from {path}, after {steps_done} training step(s).')
+      path, steps_done = mnist_train.resume(sess, saver, replica.model, options)
       if steps_done >= options.training_steps:
-        print(f'Nothing to do: {steps_done} of {options.training_steps} training step(s) are done; '
-              'give more with --training_steps.')
         return path
       curve_writer.add_graph(sess.graph)
       replica.steps.start(sess)
@@ -164,33 +159,21 @@ def lead_steps(replica, member, saver, sess, steps_done, curve_writer, options):
   return path
 
 
-def train(mnist, task, options):
+def work(task, options):
   """Be a worker of a cluster until the training has finished."""
+  mnist = mnist_input.read_data_sets(options.data_dir, one_hot=True,
+                                     validation_size=options.validation_size, seed=options.seed)
+  mnist_train.check_training_set(mnist.train, options)
   settings = {name: getattr(options, name) for name in (
       *mnist_train.TOLD_OPTIONS, 'training_steps', 'sync')}
   settings['training_data'] = mnist.train.digest()
-  with (console.StopSignals() as stop,
-        workers.Member(task, settings, options.start_secs, stop) as member):
+  with workers.join(task, settings, options) as member:
     (lead if task.is_chief else follow)(mnist, member, options)
 
 
 def main(argv):
   console.refuse_arguments(argv)
-  if FLAGS.local_workers:
-    return launcher.launch(__file__, FLAGS)
-  if FLAGS.end_with_stdin:
-    launcher.obey_stdin()
-  task = cluster.read_task(FLAGS)
-  replicas.refuse_unequal_shares(FLAGS, task)
-  if task.job_name == 'ps':
-    return cluster.serve(task)
-  mnist = mnist_input.read_data_sets(FLAGS.data_dir, one_hot=True,
-                                     validation_size=FLAGS.validation_size, seed=FLAGS.seed)
-  if FLAGS.batch_size > mnist.train.num_examples:
-    raise console.UserError(
-        f'--batch_size={FLAGS.batch_size} exceeds the {mnist.train.num_examples} training '
-        'examples: give at most that many', console.WRONG_USAGE)
-  train(mnist, task, FLAGS)
+  return workers.take_part(__file__, FLAGS, work)
 
 
 if __name__ == '__main__':

@@ -167,6 +167,35 @@ def check_labels(data_set):
                             'read_data_sets(..., one_hot=True)')
 
 
+def check_training_set(data_set, options):
+  """Raise UserError if the training set cannot be trained on as the options say."""
+  check_labels(data_set)
+  if options.batch_size > data_set.num_examples:
+    raise console.UserError(
+        f'--batch_size={options.batch_size} exceeds the {data_set.num_examples} training '
+        'examples: give at most that many', console.WRONG_USAGE)
+
+
+def resume(sess, saver, model, options):
+  """Restore the newest checkpoint, if there is one, and say so.
+
+  Args:
+    saver: checkpoints.Saver.
+    model: Model, whose variables have their initial values.
+
+  Returns:
+    (path of the checkpoint or None, int steps done).
+  """
+  path = saver.resume(sess)
+  steps_done = int(sess.run(model.global_step))
+  if path:
+    print(f'Going on from {path}, after {steps_done} training step(s).')
+  if steps_done >= options.training_steps:
+    print(f'Nothing to do: {steps_done} of {options.training_steps} training step(s) are done; '
+          'give more with --training_steps.')
+  return path, steps_done
+
+
 def train(mnist, options):
   """Train on mnist.train, from the newest checkpoint of the model folder if there is one.
 
@@ -181,7 +210,7 @@ def train(mnist, options):
     UserError: if another process trains in the folder, its checkpoints are damaged or of another
       network, a checkpoint cannot be written, or the loss is not finite.
   """
-  check_labels(mnist.train)
+  check_training_set(mnist.train, options)
   with (checkpoints.ModelFolder(options.model_dir, MODEL_NAME) as folder,
         tf.Graph().as_default(), tf.Session() as sess, console.StopSignals() as stop,
         curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer):
@@ -197,13 +226,8 @@ def train(mnist, options):
                        {name: getattr(options, name) for name in TOLD_OPTIONS})
     saver = checkpoints.Saver(folder, options.max_to_keep, DIVERGED_ADVICE)
     tf.global_variables_initializer().run()
-    path = saver.resume(sess)
-    steps_done = sess.run(model.global_step)
-    if path:
-      print(f'Going on from {path}, after {steps_done} training step(s).')
+    path, steps_done = resume(sess, saver, model, options)
     if steps_done >= options.training_steps:
-      print(f'Nothing to do: {steps_done} of {options.training_steps} training step(s) are done; '
-            'give more with --training_steps.')
       return path
     curve_writer.add_graph(sess.graph)
     mnist.train.start_at(steps_done * options.batch_size)  # the batch that comes next
@@ -248,10 +272,6 @@ def main(argv):
                                      validation_size=FLAGS.validation_size, seed=FLAGS.seed)
   print(f'{mnist.train.num_examples} training examples from {FLAGS.data_dir}; '
         f'checkpoints go to {FLAGS.model_dir}.')
-  if FLAGS.batch_size > mnist.train.num_examples:
-    raise console.UserError(
-        f'--batch_size={FLAGS.batch_size} exceeds the {mnist.train.num_examples} training '
-        'examples: give at most that many', console.WRONG_USAGE)
   train(mnist, FLAGS)
 
 

@@ -87,7 +87,8 @@ def read_task(options):
   """Return the Task that flags describe.
 
   Raises:
-    UserError: if an address is not one or is there twice, or there is no such task.
+    UserError: if an address is not one or is there twice, there is no such task, or the workers of
+      a synchronous step cannot have as many examples each.
   """
   hosts = {name: [host.strip() for host in getattr(options, name).split(',')]
            for name in ('ps_hosts', 'worker_hosts')}
@@ -110,6 +111,10 @@ def read_task(options):
   if task.index >= count:
     raise UserError(f'--task_index={task.index}: --{task.job_name}_hosts names {count}, of which '
                     f'the last is {count - 1}', console.WRONG_USAGE)
+  workers = len(task.worker_hosts)
+  if options.sync and options.batch_size % workers:
+    raise UserError(f'--batch_size={options.batch_size} cannot be shared by {workers} workers: '
+                    'with --sync give a multiple of their number', console.WRONG_USAGE)
   return task
 
 

@@ -7,7 +7,7 @@ workers, each has its share of the batch, and their gradients are averaged.
 import contextlib
 import time
 
-from support import console, workers
+from support import workers
 from support.quiet_tensorflow import tf
 
 PATIENCE_SECS = 5  # at least, before a step of a worker that does not end is given up
@@ -233,14 +233,6 @@ def follow_steps(member, steps, last_step, do_step):
     step = steps.first_step()
     while step <= last_step and not member.stop.received:
       step = do_step(step, is_followed=True)
-
-
-def refuse_unequal_shares(options, task):
-  """Raise UserError if the workers of a synchronous step cannot have as many examples each."""
-  if options.sync and options.batch_size % len(task.worker_hosts):
-    raise console.UserError(
-        f'--batch_size={options.batch_size} cannot be shared by {len(task.worker_hosts)} workers: '
-        'with --sync give a multiple of their number', console.WRONG_USAGE)
 
 
 def print_end(member):

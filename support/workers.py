@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from support import cluster, console
+from support import cluster, console, launcher
 from support.console import UserError
 from support.quiet_tensorflow import tf
 
@@ -296,6 +296,39 @@ class Member:
     which = ('a parameter server has been started again and has lost its variables'
              if index is None else f'ps {index} at {self.task.ps_hosts[index]} is lost')
     raise UserError(f'{which}: start all processes again, to go on from the newest checkpoint')
+
+
+# -- A script of a cluster ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def join(task, settings, options):
+  """Give the Member of a worker's task, which ends its steps at a stop signal.
+
+  Args:
+    settings: as for `Member`.
+    options: of the script.
+  """
+  with console.StopSignals() as stop, Member(task, settings, options.start_secs, stop) as member:
+    yield member
+
+
+def take_part(script, flag_values, work):
+  """Be what the flags say: a whole cluster on this machine, a parameter server, or a worker.
+
+  Args:
+    script: str, the path of the script, which a whole cluster is made of.
+    work: function of a cluster.Task and the flags that does a worker's part.
+
+  Returns:
+    The exit status.
+  """
+  if flag_values.local_workers:
+    return launcher.launch(script, flag_values)
+  if flag_values.end_with_stdin:
+    launcher.obey_stdin()
+  task = cluster.read_task(flag_values)
+  return cluster.serve(task) if task.job_name == 'ps' else work(task, flag_values)
 
 
 def run(main, flag_values):

@@ -12,6 +12,7 @@ import running
 
 import flower_backbone
 import flower_bottlenecks
+import flower_evaluation
 import flower_finetune
 import flower_input
 from support import checkpoints
@@ -175,7 +176,8 @@ def test_other_formats_are_refused_in_one_line(options, tmp_path, name):
   for content in (b'', b'content of another program' * 1000):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match='give inception_v3.ckpt, unpacked from') as raised:
-      flower_finetune.get_pre_trained([], options(tmp_path / 'model', ckpt_file=tmp_path / name))
+      flower_backbone.get_pre_trained(
+          [], options(tmp_path / 'model', ckpt_file=tmp_path / name), 'flower.ckpt')
     assert name in str(raised.value) and '\n' not in str(raised.value)
 
 
@@ -310,11 +312,11 @@ def test_each_evaluated_batch_is_a_mix_of_the_classes():
   accuracies = []
   for order in (np.arange(333), random.permutation(333)):
     sess = BatchNormalizingSession()
-    examples = flower_finetune.Examples('photos', {'testing': photos[order]}, {})
-    logits, again = (flower_finetune.predict_logits(sess, model, examples, 'testing', seed=1)
+    examples = flower_bottlenecks.Examples('photos', {'testing': photos[order]}, {})
+    logits, again = (flower_evaluation.predict_logits(sess, model, examples, 'testing', seed=1)
                      for _ in range(2))
     np.testing.assert_array_equal(logits, again)  # the same mix each time
-    accuracies.append(flower_finetune.score(logits, labels[order])[0])
+    accuracies.append(flower_evaluation.score(logits, labels[order])[0])
     assert sum(sess.batches) == 2 * 333 and set(sess.batches) <= {30, 31}  # none left over
   assert min(accuracies) > 0.9 and abs(accuracies[0] - accuracies[1]) < 0.05
   in_order = [sess.run(None, {0: photos[k:k + 32]}).argmax(1) for k in range(0, 333, 32)]
@@ -386,7 +388,7 @@ def test_a_change_of_mind_is_refused(data, options, default_run, backbone_ckpt, 
 
 def test_cross_entropy_and_accuracy():
   logits = np.float32([[1000, 0], [0, math.log(3)], [0, 0]])
-  accuracy, cross_entropy = flower_finetune.score(logits, np.array([0, 0, 1]))
+  accuracy, cross_entropy = flower_evaluation.score(logits, np.array([0, 0, 1]))
   assert accuracy == pytest.approx(1 / 3)
   assert cross_entropy == pytest.approx((0 + math.log(4) + math.log(2)) / 3)
 
@@ -400,8 +402,8 @@ def report(labels, predicted, capsys, worst_cross_entropy=1.0):
                          files=[f'x/{k}.jpg' for k in range(100 + len(labels))])
   options = flower_finetune.options(model_dir='here')
   predicted = np.array(predicted)
-  flower_finetune.print_test_report(predicted, data)
-  flower_finetune.print_advice(predicted, data, worst_cross_entropy,
+  flower_evaluation.print_test_report(predicted, data)
+  flower_evaluation.print_advice(predicted, data, worst_cross_entropy,
                                flower_finetune.choose_recipe(options), options)
   return capsys.readouterr().out.splitlines()
 
@@ -424,11 +426,11 @@ def test_a_result_no_better_than_one_answer_for_all_is_told_with_advice(capsys):
     assert told == ('This is no better than to answer b for every photo (3 of 5): give more '
                     '--steps, or a larger --learning_rate than 0.002.')
   told = report(labels, [1, 1, 1, 1, 1], capsys, worst_cross_entropy=50)[-1]
-  assert told.endswith(f'{flower_finetune.DIVERGED_ADVICE} than 0.002 and here.')
+  assert told.endswith(f'{flower_evaluation.DIVERGED_ADVICE} than 0.002 and here.')
 
 
 def test_a_cross_entropy_gone_wrong_is_not_saved_and_the_advice_helps(data, options, tmp_path):
-  with pytest.raises(UserError, match='which is not saved: ' + flower_finetune.DIVERGED_ADVICE):
+  with pytest.raises(UserError, match='which is not saved: ' + flower_evaluation.DIVERGED_ADVICE):
     flower_finetune.finetune(data, options(tmp_path / 'ruined', learning_rate=1e6))
   assert checkpoints.list_checkpoints(str(tmp_path / 'ruined'), 'flower.ckpt') == []
   # "... give a smaller --learning_rate and another --model_dir".

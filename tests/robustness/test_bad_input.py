@@ -205,7 +205,7 @@ def test_bad_pre_trained_checkpoints(write, tmp_path):
   write(tmp_path / 'some.ckpt')
   options = flower_finetune.options(ckpt_file=tmp_path / 'some.ckpt', model_dir=tmp_path / 'model')
   with pytest.raises(UserError, match=r'--ckpt_file=.*some\.ckpt.*[:,] give') as caught:
-    flower_finetune.get_pre_trained([], options)
+    flower_backbone.get_pre_trained([], options, 'flower.ckpt')
   one_line(caught)
 
 
