@@ -24,9 +24,9 @@ import numpy as np
 from absl import flags
 
 import flower_inference
-import flower_input
+import flower_photo
 import flower_predict
-from support import console, saved_models
+from support import console, pictures, saved_models
 from support.quiet_tensorflow import tf
 
 EXPORT_DIR = os.path.join('exports', 'flowers')
@@ -108,10 +108,10 @@ def exif_orientation(contents):
   entries = exif[table + 2:table + 2 + 12 * _numbers(exif, table, 2, little_endian)]
   entries = tf.reshape(entries[:tf.size(entries) // 12 * 12], [-1, 12])  # [entries, 12]
   tags, types, values = (_numbers(entries, first, 2, little_endian) for first in (0, 2, 8))
-  is_orientation = tf.equal(tags, flower_input.EXIF_ORIENTATION) & tf.equal(types, SHORT)
+  is_orientation = tf.equal(tags, pictures.EXIF_ORIENTATION) & tf.equal(types, SHORT)
   value = tf.reduce_sum(tf.boolean_mask(values, is_orientation)[:1])  # 0 if there is none
   is_right = (little_endian | tf.equal(begin, BIG_ENDIAN)) & (value >= 1) & (value <= 8)
-  return tf.cast(tf.where_v2(is_right, value, flower_input.UPRIGHT), tf.int32)
+  return tf.cast(tf.where_v2(is_right, value, pictures.UPRIGHT), tf.int32)
 
 
 def _require(condition, message):
@@ -148,7 +148,7 @@ def _decode_gif_or_bmp(contents):
 
 
 def decode_photos(photos):
-  """Decode photos as flower_input.PhotoDecoder does.
+  """Decode photos as flower_photo.PhotoDecoder does.
 
   Args:
     photos: string tensor [n], contents of files.
@@ -161,13 +161,13 @@ def decode_photos(photos):
     is_png = tf.equal(tf.strings.substr(contents, 0, 4), b'\x89PNG')
     return tf.cond(
         tf.image.is_jpeg(contents),
-        lambda: flower_input.decode_photo(contents, exif_orientation(contents)),
-        lambda: flower_input.scale_photo(
+        lambda: flower_photo.decode_photo(contents, exif_orientation(contents)),
+        lambda: flower_photo.scale_photo(
             tf.cond(is_png, lambda: _decode_png(contents), lambda: _decode_gif_or_bmp(contents)),
-            tf.constant(flower_input.UPRIGHT)))
+            tf.constant(pictures.UPRIGHT)))
 
   images = tf.map_fn(decode, photos, tf.float32)
-  images.set_shape([None, flower_input.IMAGE_SIZE, flower_input.IMAGE_SIZE, 3])
+  images.set_shape([None, flower_photo.IMAGE_SIZE, flower_photo.IMAGE_SIZE, 3])
   return images
 
 

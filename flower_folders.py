@@ -9,7 +9,7 @@ import posixpath
 import stat
 import unicodedata
 
-import flower_input
+from support import pictures
 from support.console import UserError
 
 MAX_CLASSES = 1000
@@ -43,8 +43,8 @@ def _file_problem(path):
   if not status.st_size:
     return 'is empty'
   with open(path, 'rb') as file:
-    head = file.read(flower_input.SIGNATURE_BYTES)
-  return None if flower_input.sniff(head) else 'is not a photo of a kind that is read'
+    head = file.read(pictures.SIGNATURE_BYTES)
+  return None if pictures.sniff(head) else 'is not a photo of a kind that is read'
 
 
 def _is_of_no_interest(name):

@@ -1,4 +1,4 @@
-"""Photos of flowers: the decoder, and the file of decoded photos in three splits.
+"""The file of decoded photos in three splits.
 
     data = flower_input.load_processed_data('flower_processed_data.npy')
     data.training_images  # float32 [n, 299, 299, 3] in [0, 1], memory-mapped
@@ -8,63 +8,28 @@ The data file is a plain .npy array, float32 [n, 299, 299, 3]: training, validat
 photos one after another, each split in an order of chance. The .json file beside it has all
 else: class names, file names, the class of each photo, how many photos each split has.
 """
-import collections
-import concurrent.futures
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import os
-import re
 import sys
 import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from flower_photo import IMAGE_SIZE
 from support import files
-from support.console import UserError, describe
-from support.quiet_tensorflow import raised_errors_held_back, tf
+from support.console import UserError
 
-IMAGE_SIZE = 299  # pixels on a side, as Inception-v3 takes them
 IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3 * 4  # of a photo in the data file
 SPLITS = ('training', 'validation', 'testing')  # in the order of the data file
+MAX_NAMES_BYTES = 200_000_000  # of the .json file
 
-# Bounds of a photo that is read: memory and time, whatever its header says.
-MAX_BYTES = 200_000_000
-MAX_PIXELS = 50_000_000  # decoded, one takes 3 bytes a pixel
-MAX_SCANNED_PIXELS = 1_000_000_000  # a progressive JPEG goes over its pixels in some ten scans
-
-PARALLEL_PHOTOS = min(os.cpu_count() or 1, 8)  # decoded at a time
-WAITING_PHOTOS = 16  # decoded or being decoded, and not yet taken: 1.07 MB each
-
-# How files begin that hold a photo, and Pillow's name of their format. Names do not matter.
-SIGNATURES = ((b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'), (b'GIF8', 'GIF'),
-              (b'BM', 'BMP'), (b'II*\0', 'TIFF'), (b'MM\0*', 'TIFF'))
-SIGNATURE_BYTES = 12
-
-DAMAGED = 'is damaged or cut short'
-
-EXIF_ORIENTATION = 0x0112  # EXIF's number of the tag
-UPRIGHT = 1  # the first of the eight values of that tag
-
-# Marks in a JPEG file: the start of a scan, the end of the image, and any that has a length.
-JPEG_SCAN, JPEG_END = b'\xff\xda', b'\xff\xd9'
-JPEG_SEGMENT = re.compile(rb'\xff[\x02-\xcf\xda-\xfe]')
-
-
-class UnreadablePhoto(Exception):
-  """A file that is not a photo that can be decoded; its text goes on after the file's name."""
-
-
-class DecodedPhoto(NamedTuple):
-  """What became of the file at path: an image, or the problem that it has."""
-  path: str
-  image: np.ndarray | None  # float32 [299, 299, 3], RGB in [0, 1]
-  problem: str | None  # goes on after the file's name
-  digest: bytes | None  # of the file, and of some of the pixels
+# Behind the images stands the digest of the names' file, which readers of .npy files pass over.
+# It tells that both are of one run, and that the images before it are all there.
+DIGEST_SIZE = 64  # hexadecimal digits
 
 
 class ProcessedData(NamedTuple):
@@ -80,239 +45,7 @@ class ProcessedData(NamedTuple):
   id: str  # another one for other pixels, labels, files or splits
 
 
-# -- What a file holds -------------------------------------------------------------------
-
-
-def sniff(head):
-  """Return Pillow's name of the format of a photo that begins with the bytes head, or None."""
-  for signature, kind in SIGNATURES:
-    if head.startswith(signature):
-      return kind
-  return 'WEBP' if head[:4] == b'RIFF' and head[8:12] == b'WEBP' else None
-
-
-def read_photo(path):
-  """Return the bytes of a regular file that is not too large for a photo.
-
-  Raises:
-    UnreadablePhoto: if it is no such file.
-    OSError: if it cannot be read, whatever it holds.
-  """
-  try:
-    files.require_regular_file(path, MAX_BYTES)
-  except UserError as error:
-    raise UnreadablePhoto(str(error).removeprefix(path).strip()) from None
-  with files.failures_named(path), open(path, 'rb') as file:
-    contents = file.read()
-  if not contents:
-    raise UnreadablePhoto('is empty')
-  return contents
-
-
-def _open_header(contents):
-  """Return a Pillow image whose pixels are not yet decoded, and which is not too large."""
-  kind = sniff(contents[:SIGNATURE_BYTES])
-  if kind is None:
-    raise UnreadablePhoto('is not a JPEG, PNG, GIF, BMP, TIFF or WebP file: convert it')
-  Image.MAX_IMAGE_PIXELS = None  # the bound below is ours
-  try:
-    image = Image.open(io.BytesIO(contents), formats=(kind,))
-  except Exception:  # a damaged header makes Pillow's readers raise whatever it leads them to
-    raise UnreadablePhoto(DAMAGED) from None
-  if image.width * image.height > MAX_PIXELS:
-    raise UnreadablePhoto(f'has {image.width}x{image.height} pixels, above the '
-                          f'{MAX_PIXELS // 1_000_000} million that are read: scale it down')
-  return image
-
-
-def _orientation(image):
-  """Return EXIF's orientation of a Pillow image, 1 to 8; 1 where there is none, or a wrong one."""
-  try:
-    value = image.getexif().get(EXIF_ORIENTATION)
-  except Exception:  # as above: a photo with damaged EXIF is shown as it is stored
-    return UPRIGHT
-  return value if value in range(1, 9) else UPRIGHT
-
-
-def _first_scan(contents):
-  """Return where the first scan of a JPEG file begins, or its length if there is none.
-
-  The segments before it have lengths; a small picture of the photo may be inside of one.
-  """
-  place = 2
-  while segment := JPEG_SEGMENT.search(contents, place):
-    if segment[0] == JPEG_SCAN:
-      return segment.start()
-    place = segment.end() + int.from_bytes(contents[segment.end():segment.end() + 2], 'big')
-  return len(contents)
-
-
-def _check_jpeg(contents, pixels):
-  """Raise UnreadablePhoto if a JPEG file is cut short, or would take too long to decode."""
-  start, end = _first_scan(contents), contents.rfind(JPEG_END)
-  if end < start:  # TensorFlow would find out, too, and log it without the file's name
-    raise UnreadablePhoto(DAMAGED)
-  # Most files are too small to hold so many scans, which have 8 bytes at least.
-  if (end - start) // 8 * pixels > MAX_SCANNED_PIXELS:
-    if contents.count(JPEG_SCAN, start, end) * pixels > MAX_SCANNED_PIXELS:
-      raise UnreadablePhoto('is a JPEG file of too many scans: convert it')
-
-
-def _rgb_pixels(image):
-  """Decode a Pillow image that is not a JPEG; return uint8 [height, width, 3], on white."""
-  if image.mode == 'F':
-    raise UnreadablePhoto('has floating-point pixels: convert it')
-  try:
-    image.load()
-    if image.mode.startswith('I'):  # 16 bits a pixel, in which some programs write 8-bit values
-      grey = np.asarray(image).astype(np.int64)
-      image = Image.fromarray(np.uint8(np.clip(grey >> 8 if grey.max() > 255 else grey, 0, 255)))
-    if image.has_transparency_data:
-      image = image.convert('RGBA')
-      if image.getchannel('A').getextrema() != (0, 0):  # all transparent: nobody would see it
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.asarray(image.convert('RGB'))
-  except Exception:  # as above
-    raise UnreadablePhoto(DAMAGED) from None
-
-
-# -- Decoding ----------------------------------------------------------------------------
-
-
-def scale_photo(pixels, orientation):
-  """Turn a photo upright and scale it, inside the graph.
-
-  Args:
-    pixels: uint8 tensor [height, width, 3], as stored in the file.
-    orientation: scalar int32 tensor, EXIF's: 1 is upright.
-
-  Returns:
-    float32 [299, 299, 3], RGB in [0, 1].
-  """
-  def scaled(pixels):
-    # Scaled as bytes, a quarter of the memory of floats; the kernel computes in floats.
-    return tf.image.resize_images(pixels, [IMAGE_SIZE, IMAGE_SIZE])
-
-  def turned():
-    # Orientations 2 to 4 are mirrored in one or both directions, 5 to 8 have rows for columns
-    # besides. Mirrored before scaling, because TensorFlow scales from the upper left corner.
-    mirrored = tf.stack([tf.reduce_any(tf.equal(orientation, [3, 4, 6, 7])),
-                         tf.reduce_any(tf.equal(orientation, [2, 3, 7, 8])), False])
-    image = scaled(tf.raw_ops.Reverse(tensor=pixels, dims=mirrored))
-    return tf.cond(orientation > 4, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-
-  image = tf.cond(tf.equal(orientation, UPRIGHT), lambda: scaled(pixels), turned)
-  return image * (1 / 255)
-
-
-def decode_photo(contents, orientation):
-  """Decode, turn upright and scale a photo inside the graph.
-
-  Args:
-    contents: scalar string tensor, a JPEG file: colour, grey or CMYK, progressive or not.
-    orientation: scalar int32 tensor, EXIF's: 1 is upright.
-
-  Returns:
-    float32 [299, 299, 3], RGB in [0, 1].
-  """
-  return scale_photo(tf.image.decode_jpeg(contents, channels=3), orientation)
-
-
-class PhotoDecoder:
-  """Decodes photos, for any number of threads at a time, in this context."""
-
-  def __enter__(self):
-    with contextlib.ExitStack() as stack:
-      stack.enter_context(warnings.catch_warnings())
-      warnings.filterwarnings('ignore', module=r'PIL\.')  # they do not name the file
-      with tf.Graph().as_default() as graph:
-        contents, orientation = tf.placeholder(tf.string, []), tf.placeholder(tf.int32, [])
-        pixels = tf.placeholder(tf.uint8, [None, None, 3])
-        decoded = decode_photo(contents, orientation)
-        scaled = scale_photo(pixels, orientation)
-      # One photo, one thread: the one that asks for it.
-      config = tf.ConfigProto(inter_op_parallelism_threads=-1, intra_op_parallelism_threads=1)
-      sess = stack.enter_context(tf.Session(graph=graph, config=config))
-      self._decode_jpeg = sess.make_callable(decoded, [contents, orientation])
-      self._scale = sess.make_callable(scaled, [pixels, orientation])
-      self._stack = stack.pop_all()
-    return self
-
-  def __exit__(self, *exception):
-    self._stack.close()
-
-  def decode(self, contents):
-    """Return the photo in a file's contents, bytes: float32 [299, 299, 3], RGB in [0, 1].
-
-    Raises:
-      UnreadablePhoto: if it is not one that can be decoded.
-    """
-    image = _open_header(contents)
-    if image.format not in ('JPEG', 'MPO'):
-      pixels = _rgb_pixels(image)  # before the orientation, which may stand after the pixels
-      return self._scale(pixels, _orientation(image))
-    _check_jpeg(contents, image.width * image.height)
-    try:
-      return self._decode_jpeg(contents, _orientation(image))
-    except tf.errors.InvalidArgumentError:
-      raise UnreadablePhoto(DAMAGED) from None
-
-  def read(self, path):
-    """Return the DecodedPhoto of a file; OSError goes to the caller."""
-    try:
-      contents = read_photo(path)
-      image = self.decode(contents)
-    except UnreadablePhoto as error:
-      return DecodedPhoto(path, None, str(error), None)
-    # Rows of the image too, because another decoder may make other pixels of the same file.
-    digest = hashlib.blake2b(contents)
-    digest.update(np.ascontiguousarray(image[::100]))
-    return DecodedPhoto(path, image, None, digest.digest())
-
-
-def decoded_photos(paths):
-  """Yield the DecodedPhoto of each path, in order, decoded on all cores.
-
-  Raises:
-    OSError: if a file cannot be read.
-  """
-  with PhotoDecoder() as decoder, \
-      concurrent.futures.ThreadPoolExecutor(PARALLEL_PHOTOS) as executor:
-    waiting = collections.deque()
-    try:
-      for path in paths:
-        waiting.append(executor.submit(decoder.read, path))
-        if len(waiting) >= WAITING_PHOTOS:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      executor.shutdown(cancel_futures=True)
-
-
-def read_photos(paths):
-  """Decode photos as preprocessing does.
-
-  Returns:
-    [(path, image, problem)], one for each path, in order: image is float32 [299, 299, 3] in
-    [0, 1], or None with the problem, which goes on after the file's name.
-  """
-  answers = []
-  with PhotoDecoder() as decoder:
-    for path in paths:
-      try:
-        with raised_errors_held_back():
-          answers.append(decoder.read(path)[:3])
-      except OSError as error:
-        answers.append((path, None, f'cannot be read: {error.strerror or describe(error)}'))
-  return answers
-
-
-# -- The data file -----------------------------------------------------------------------
-
-# Behind the images stands the digest of the names' file, which readers of .npy files pass over.
-# It tells that both are of one run, and that the images before it are all there.
-DIGEST_SIZE = 64  # hexadecimal digits
+# -- Writing -----------------------------------------------------------------------------
 
 
 def names_path(data_path):
@@ -349,7 +82,7 @@ class DataWriter:
         'descr': '<f4', 'fortran_order': False, 'shape': (self._count, IMAGE_SIZE, IMAGE_SIZE, 3)})
 
   def add(self, photo):
-    """Write the image of a DecodedPhoto."""
+    """Write the image of a flower_photo.DecodedPhoto."""
     self._file.write(np.ascontiguousarray(photo.image, '<f4'))
     self._photos.update(photo.digest)
     self._count += 1
@@ -381,6 +114,9 @@ def data_writer(path):
       yield DataWriter(file, names_file)
 
 
+# -- Reading -----------------------------------------------------------------------------
+
+
 def read_names(path):
   """Return the checked content, a dict, of the .json file beside a data file.
 
@@ -389,7 +125,7 @@ def read_names(path):
     OSError: if it cannot be read.
   """
   if os.path.exists(path):
-    files.require_regular_file(path, MAX_BYTES)
+    files.require_regular_file(path, MAX_NAMES_BYTES)
   content = files.read_json(path)
   labels, names, classes, counts = (content.get(key) for key in (
       'labels', 'files', 'classes', 'counts'))

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 import flower_folders
 import flower_input
+import flower_photo
 from flower_input import SPLITS
-from support import console, files
+from support import console, files, pictures
 from support.console import UserError, printable, warn
 
 # Files.
@@ -144,7 +145,7 @@ def _refuse_foreign_names(output_file):
     return
   ours = False
   with contextlib.suppress(UserError, FileNotFoundError):
-    files.require_regular_file(path, flower_input.MAX_BYTES)
+    files.require_regular_file(path, flower_input.MAX_NAMES_BYTES)
     ours = files.read_json(path).keys() >= {'labels', 'files', 'counts'}
   if not ours:
     raise UserError(f'--output_file={output_file}: {path}, which would be replaced, is not a file '
@@ -164,7 +165,7 @@ def _refuse_bad_photos(input_dir, written, skipped):
   """Raise UserError if most photos could not be decoded, or those of fewer than 2 classes could."""
   # Other files are left out, too; but where photos fail to decode, something is wrong with them.
   bad = [f'{path} {why}' for path, why in skipped
-         if path.lower().endswith(PHOTO_ENDINGS) or why == flower_input.DAMAGED]
+         if path.lower().endswith(PHOTO_ENDINGS) or why == pictures.DAMAGED]
   if len(bad) > len(written):
     raise UserError(f'--input_dir={input_dir}: {len(bad)} of {len(bad) + len(written)} photos '
                     f'cannot be read ({bad[0]}): nothing is written')
@@ -177,7 +178,7 @@ def _refuse_bad_photos(input_dir, written, skipped):
 def _write_photos(writer, photos):
   """Decode and write photos; return (those written, [(path, why)] of the others)."""
   written, skipped = [], []
-  decoded_photos = flower_input.decoded_photos([photo.path for photo in photos])
+  decoded_photos = flower_photo.decoded_photos([photo.path for photo in photos])
   with contextlib.closing(decoded_photos), \
       tqdm(total=len(photos), unit='photo', disable=None) as bar:
     for photo, decoded in zip(photos, decoded_photos, strict=True):

@@ -2,8 +2,8 @@
 
     python mnist_predict.py digit.png another.jpg
 
-Reads PNG, JPEG, BMP, GIF and WebP files of one digit each, drawn, scanned or photographed: see
-mnist_digit.py. Prints for each, in the order given, the digit, its probability, and the
+Reads PNG, JPEG, BMP, GIF, TIFF and WebP files of one digit each, drawn, scanned or photographed:
+see mnist_digit.py. Prints for each, in the order given, the digit, its probability, and the
 runner-up; and says so where the answer is doubtful, or the picture shows several digits.
 """
 import contextlib

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-import flower_input
+import flower_photo
 import flower_preprocess
 from benchmarks import random_backbone
 from support.quiet_tensorflow import tf
@@ -60,7 +60,7 @@ def time_preprocessing(input_dir, output_file, rounds, book_photos):
   paths = [photo.path for photo in photos.photos]
   contestants = (
       ('this suite', lambda _: flower_preprocess.preprocess(options), paths),
-      ('decoding', lambda few: collections.deque(flower_input.decoded_photos(few), 0), paths),
+      ('decoding', lambda few: collections.deque(flower_photo.decoded_photos(few), 0), paths),
       ('limit', limit, paths), ('book', book, paths[:book_photos]))
   rates = {name: [] for name, _, _ in contestants}
   for _ in range(rounds):

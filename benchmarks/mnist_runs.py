@@ -40,9 +40,6 @@ SETTINGS = {
     'steady': ['--learning_rate_base=0.1', '--learning_rate_decay=0.97',
                '--regularization_rate=0.001', '--moving_average_decay=0.9999',
                '--training_steps=10000'],
-    'gentle': ['--learning_rate_base=0.05', '--learning_rate_decay=0.9',
-               '--regularization_rate=0.0003', '--moving_average_decay=0.999',
-               '--training_steps=10000'],
 }
 
 

@@ -14,7 +14,7 @@ import running
 from PIL import Image
 
 import flower_export
-import flower_input
+import flower_photo
 import flower_predict
 from support import console
 from support.quiet_tensorflow import tf
@@ -129,7 +129,7 @@ def decode():
 
 @pytest.mark.parametrize('photos', [ORIENTED, ODD_EXIF, KINDS], ids=['oriented', 'odd', 'kinds'])
 def test_decodes_as_prediction_does(decode, photos):
-  with flower_input.PhotoDecoder() as decoder:
+  with flower_photo.PhotoDecoder() as decoder:
     for name, found in zip(photos, decode(list(photos.values())), strict=True):
       np.testing.assert_allclose(found, decoder.decode(photos[name]), atol=1e-6, err_msg=name)
 
@@ -192,7 +192,7 @@ def test_clients_give_the_answers_of_prediction(model_dir, photos, tmp_path):
   assert result.stdout == f'Exported {model_dir / "flower.ckpt-0"} to {saved_model_dir}\n'
   paths = sorted(photos.iterdir())
   with flower_predict.open_model(str(model_dir)) as (labels, predict):
-    expected = predict(np.stack([image for _, image, _ in flower_input.read_photos(paths)]))
+    expected = predict(np.stack([image for _, image, _ in flower_photo.read_photos(paths)]))
   names = ['wild\\nflower', 'rosé', '郁金香']  # as prediction prints them
   assert [console.printable(label) for label in labels] == names
   assert np.ptp(expected, 0).max() > 1e-3  # different photos, different answers

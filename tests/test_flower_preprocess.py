@@ -11,8 +11,9 @@ import running
 from PIL import Image
 
 import flower_input
+import flower_photo
 import flower_preprocess
-from support import files
+from support import files, pictures
 from support.console import UserError
 from support.quiet_tensorflow import tf
 
@@ -68,7 +69,7 @@ def test_each_image_is_the_photo_of_its_name_and_class(photos_dir, output):
   data = preprocess(photos_dir, output)
   images = np.concatenate([data.training_images, data.validation_images, data.testing_images])
   labels = np.concatenate([data.training_labels, data.validation_labels, data.testing_labels])
-  found = flower_input.read_photos([str(photos_dir / name) for name in data.files])
+  found = flower_photo.read_photos([str(photos_dir / name) for name in data.files])
   for (_, expected, _), image in zip(found, images, strict=True):
     np.testing.assert_array_equal(image, expected)
   assert [data.labels[label] for label in labels] == [name.split('/')[0] for name in data.files]
@@ -285,16 +286,16 @@ def written(photos_dir, output):
 def test_a_failure_while_reading_keeps_the_output_before(
     photos_dir, output, written, tmp_path, monkeypatch, failure):
   folder = shutil.copytree(photos_dir, tmp_path / 'photos')
-  read_photo = flower_input.read_photo
+  read_file = pictures.read_file
 
   def failing(path):
     if os.path.basename(path) == '005.jpg':
       if failure == 'interrupted':
         raise KeyboardInterrupt
       shutil.rmtree(folder, ignore_errors=True)
-    return read_photo(path)
+    return read_file(path)
 
-  monkeypatch.setattr(flower_input, 'read_photo', failing)
+  monkeypatch.setattr(pictures, 'read_file', failing)
   with pytest.raises(FileNotFoundError if failure == 'vanishes' else KeyboardInterrupt):
     preprocess(folder, output)
 

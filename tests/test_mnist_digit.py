@@ -11,6 +11,7 @@ from scipy import ndimage
 
 import mnist_digit
 import mnist_predict
+from support import frames, paper, pictures, pieces
 from support.console import UserError
 
 SEVEN = [(0.3, 0.25), (0.7, 0.25), (0.45, 0.8)]  # a line through these points of a square
@@ -60,7 +61,7 @@ def test_pixels_are_turned_as_pillow_turns_them():
   for orientation in range(1, 9):
     picture = Image.fromarray(pixels)
     picture.getexif()[0x0112] = orientation
-    np.testing.assert_array_equal(mnist_digit.turn(pixels, orientation),
+    np.testing.assert_array_equal(pictures.turn(pixels, orientation),
                                   np.asarray(ImageOps.exif_transpose(picture)))
 
 
@@ -82,12 +83,12 @@ def test_white_of_16_bit_files_is_the_least_full_scale_that_fits(white):
   assert decoded[1, 1, 0] == 1 and decoded[2, 2, 0] == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize(('ink', 'paper'), [(1, 0), (0, 1)])
-def test_transparent_parts_are_paper_of_the_other_shade(ink, paper):
+@pytest.mark.parametrize(('ink', 'shade'), [(1, 0), (0, 1)])
+def test_transparent_parts_are_paper_of_the_other_shade(ink, shade):
   rgba = np.zeros([10, 10, 4], np.float32)
   rgba[3:6, 3:6] = [ink, ink, ink, 1]
-  rgb = mnist_digit.put_on_paper(rgba)
-  assert (rgb[3:6, 3:6] == ink).all() and (rgb[0] == paper).all()
+  rgb = paper.put_on_paper(rgba)
+  assert (rgb[3:6, 3:6] == ink).all() and (rgb[0] == shade).all()
 
 
 def test_transparent_margins_join_the_paper_and_an_even_alpha_says_nothing():
@@ -95,9 +96,9 @@ def test_transparent_margins_join_the_paper_and_an_even_alpha_says_nothing():
   rgba[4:6, 4:6, :3] = 0
   for alpha in (0, 1):
     rgba[..., 3] = alpha
-    np.testing.assert_array_equal(mnist_digit.put_on_paper(rgba), rgba[..., :3])
+    np.testing.assert_array_equal(paper.put_on_paper(rgba), rgba[..., :3])
   rgba[0] = 0
-  assert (mnist_digit.put_on_paper(rgba)[0] == 1).all()
+  assert (paper.put_on_paper(rgba)[0] == 1).all()
 
 
 @pytest.mark.parametrize(('canvas', 'ink'), [(255, 0), (0, 255)])
@@ -108,7 +109,7 @@ def test_a_plot_is_cropped_to_its_axes(canvas, ink):
   draw.text((5, 90), '15', fill=0)
   draw.line([(90, 60), (120, 60), (100, 130)], fill=ink, width=9)
   rgb = grey(picture)[..., None].repeat(3, 2)
-  inside = mnist_digit.crop_to_frame(rgb)
+  inside = frames.crop_to_frame(rgb)
   assert 140 < min(inside.shape[:2]) < 152
   assert (inside[[0, -1]] == canvas / 255).all() and (inside[:, [0, -1]] == canvas / 255).all()
   assert (inside == ink / 255).sum() == (rgb[40:160, 50:160] == ink / 255).sum()
@@ -116,16 +117,16 @@ def test_a_plot_is_cropped_to_its_axes(canvas, ink):
 
 def test_a_picture_without_a_frame_is_not_cropped():
   rgb = grey(line_picture(100, 10))[..., None].repeat(3, 2)
-  assert mnist_digit.crop_to_frame(rgb) is rgb
+  assert frames.crop_to_frame(rgb) is rgb
 
 
 def test_red_stands_out_from_a_green_that_is_as_bright():
   rgb = np.zeros([40, 40, 3], np.float32) + np.array([0, 140, 0], np.float32) / 255
   rgb[10:30, 18:22] = np.array([200, 40, 40], np.float32) / 255
-  plane, ratio = mnist_digit.main_colour(rgb)
+  plane, ratio = paper.main_colour(rgb)
   assert plane.shape == (40, 40) and not ratio
   assert abs(plane[20, 20] - plane[0, 0]) > 0.5
-  plane, ratio = mnist_digit.main_colour(np.repeat(rgb[..., :1], 3, 2))
+  plane, ratio = paper.main_colour(np.repeat(rgb[..., :1], 3, 2))
   assert ratio
   np.testing.assert_allclose(plane, rgb[..., 0], atol=1e-6)
 
@@ -133,8 +134,8 @@ def test_red_stands_out_from_a_green_that_is_as_bright():
 @pytest.mark.parametrize('width', [1, 4, 10])
 def test_dark_on_light_is_told_from_light_on_dark(width):
   plane = grey(line_picture(100, width))
-  assert mnist_digit.is_dark_on_light(plane)
-  assert not mnist_digit.is_dark_on_light(1 - plane)
+  assert paper.is_dark_on_light(plane)
+  assert not paper.is_dark_on_light(1 - plane)
 
 
 def test_a_shadow_is_light_and_a_line_across_its_edge_is_ink():
@@ -142,7 +143,7 @@ def test_a_shadow_is_light_and_a_line_across_its_edge_is_ink():
   plane[48:52, 20:80] = 0.1
   expected = 1 - plane
   plane[:, 50:] *= 0.5  # the shadow
-  np.testing.assert_allclose(mnist_digit.flatten_light(plane, 30, True), expected, atol=1e-5)
+  np.testing.assert_allclose(paper.flatten_light(plane, 30, True), expected, atol=1e-5)
 
 
 def test_noise_and_full_ink_are_measured():
@@ -151,9 +152,9 @@ def test_noise_and_full_ink_are_measured():
   ink[90:110, 50:150] = 0.8
   signed = ink * random.choice([-1, 1], ink.shape)
   signed[90:110, 50:150] = 0.8
-  assert mnist_digit.noise_of(signed) == pytest.approx(0.02, rel=0.1)
-  assert mnist_digit.ink_level(ink, 0.1) == pytest.approx(0.8, abs=0.01)
-  assert mnist_digit.ink_level(ink * 0, 0.1) == 0
+  assert paper.noise_of(signed) == pytest.approx(0.02, rel=0.1)
+  assert paper.ink_level(ink, 0.1) == pytest.approx(0.8, abs=0.01)
+  assert paper.ink_level(ink * 0, 0.1) == 0
 
 
 @pytest.mark.parametrize('tilt', [0, 10])
@@ -164,7 +165,7 @@ def test_ruled_lines_are_dropped_and_strokes_that_cross_them_stay(tilt):
     draw.line([(0, y), (199, y + tilt)], fill=1, width=2)
   draw.line([(100, 45), (100, 155)], fill=1, width=6)
   mask = np.asarray(picture)
-  cleaned = mnist_digit.drop_ruled_lines(mask, mask)
+  cleaned = paper.drop_ruled_lines(mask, mask)
   assert cleaned[46:155, 99:101].all()
   assert not cleaned[:, :85].any() and not cleaned[:, 115:].any()
 
@@ -172,7 +173,7 @@ def test_ruled_lines_are_dropped_and_strokes_that_cross_them_stay(tilt):
 def test_a_long_stroke_that_ends_before_the_border_is_not_a_ruled_line():
   mask = np.zeros([200, 200], bool)
   mask[98:102, 12:188] = True
-  np.testing.assert_array_equal(mnist_digit.drop_ruled_lines(mask, mask), mask)
+  np.testing.assert_array_equal(paper.drop_ruled_lines(mask, mask), mask)
 
 
 def test_dirt_and_what_comes_in_from_the_border_is_not_the_digit():
@@ -181,7 +182,7 @@ def test_dirt_and_what_comes_in_from_the_border_is_not_the_digit():
   mask[30:34, 58:70] = digit  # a bar that does not touch
   kept = mask.copy()
   mask[50, 20] = mask[0:12, 80:100] = True
-  found, count, runs_out = mnist_digit.choose_pieces(mask)
+  found, count, runs_out = pieces.choose_pieces(mask)
   np.testing.assert_array_equal(found, kept)
   assert count == 1 and not runs_out
 
@@ -191,16 +192,16 @@ def test_a_frame_around_all_is_not_the_digit():
   mask[5:95, 5:95] = True
   mask[7:93, 7:93] = False
   mask[30:70, 48:54] = True
-  found, count, _ = mnist_digit.choose_pieces(mask)
+  found, count, _ = pieces.choose_pieces(mask)
   assert found.sum() == 40 * 6 and found[50, 50] and count == 1
 
 
 def test_separate_digits_are_counted_and_one_is_chosen():
   mask = np.zeros([100, 200], bool)
   mask[30:70, 20:26] = mask[30:70, 100:106] = mask[35:72, 180:186] = True
-  found, count, _ = mnist_digit.choose_pieces(mask)
+  found, count, _ = pieces.choose_pieces(mask)
   assert count == 3 and found[50, 102] and found.sum() == 40 * 6
-  assert mnist_digit.choose_pieces(np.zeros([9, 9], bool))[1] == 0
+  assert pieces.choose_pieces(np.zeros([9, 9], bool))[1] == 0
 
 
 @pytest.mark.parametrize('width', [2, 6, 20])
@@ -245,7 +246,7 @@ def test_the_box_fills_twenty_pixels_around_its_centre_of_mass():
 # -- Files -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('ending', ['png', 'bmp', 'gif', 'jpg', 'webp'])
+@pytest.mark.parametrize('ending', ['png', 'bmp', 'gif', 'jpg', 'tiff', 'webp'])
 @pytest.mark.parametrize(('ink', 'paper'), [(0, 255), (255, 0), (40, 200)])
 def test_formats_and_shades_give_one_digit(tmp_path, seven, ending, ink, paper):
   digit = read(line_picture(120, 10, ink=ink, paper=paper), tmp_path / f'a.{ending}')
@@ -312,9 +313,9 @@ def png_of(width, height):
 
 
 @pytest.mark.parametrize(('content', 'message'), [
-    (b'', 'is not a PNG'), (b'no picture', 'is not a PNG'), (png_of(30, 30), 'is damaged'),
-    (png_of(30000, 30000), '30000x30000 pixels: scale it down to 100 million'),
-    (progressive_jpeg_of_many_scans(300), '300 JPEG scans')])
+    (b'', 'is empty'), (b'no picture', 'is not a JPEG, PNG'), (png_of(30, 30), 'is damaged'),
+    (png_of(30000, 30000), '30000x30000 pixels, above the 100 million that are read: scale it'),
+    (progressive_jpeg_of_many_scans(300), 'is a JPEG file of 300 scans: save it again')])
 def test_bad_files_end_in_one_line(tmp_path, content, message):
   path = tmp_path / 'a.png'
   path.write_bytes(content)
@@ -337,7 +338,7 @@ def test_what_is_not_a_file_is_refused_without_being_opened(tmp_path):
 def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
   path = tmp_path / 'a.bmp'
   with open(path, 'wb') as file:
-    file.truncate(mnist_digit.MAX_FILE_BYTES + 1)  # takes no space on the disk
+    file.truncate(pictures.MAX_BYTES + 1)  # takes no space on the disk
   with pytest.raises(UserError, match='bytes'):
     mnist_digit.read_digit(str(path))
 
@@ -385,7 +386,7 @@ def test_every_path_is_answered_in_order_and_each_bad_one_in_a_line(trained_dir,
   assert result.returncode == 1 and len(lines) == 2 and lines[0] == lines[1]
   assert lines[0].startswith('good.png: ') and ' with probability ' in lines[0]
   bad, missing = result.stderr.splitlines()
-  assert 'bad.png is not a PNG' in bad and 'missing.png: No such file' in missing
+  assert 'bad.png is not a JPEG' in bad and 'missing.png: No such file' in missing
 
 
 def test_batches_answer_as_one_by_one(trained_dir, tmp_path, monkeypatch, capsys):

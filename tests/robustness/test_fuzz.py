@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import flower_input
+import flower_photo
 import mnist_digit
 import mnist_input
 from support import checkpoints, files
@@ -102,7 +103,7 @@ def test_idx(suffix, read, valid, head, tmp_path):
 def data_file(tmp_path_factory):
   """The .npy file of two photos, 2.1 MB."""
   path = tmp_path_factory.mktemp('fuzz') / 'data.npy'
-  photo = flower_input.DecodedPhoto('', np.zeros([299, 299, 3], np.float32), None, b'digest')
+  photo = flower_photo.DecodedPhoto('', np.zeros([299, 299, 3], np.float32), None, b'digest')
   with flower_input.data_writer(str(path)) as writer:
     writer.add(photo)
     writer.add(photo)
@@ -213,14 +214,14 @@ def test_json(data_file, tmp_path):
 # -- Pictures ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'BMP', 'WEBP'])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'BMP', 'TIFF', 'WEBP'])
 def test_pictures(kind, tmp_path):
   path = tmp_path / 'picture.jpg'
   buffer = io.BytesIO()
   Image.open(io.BytesIO(spoiling.picture('PNG'))).convert('RGB').save(buffer, kind)
   valid = buffer.getvalue()
   outcomes = set()
-  with flower_input.PhotoDecoder() as decoder:
+  with flower_photo.PhotoDecoder() as decoder:
 
     @fuzz
     @given(mutated(valid, min(60, len(valid))))
