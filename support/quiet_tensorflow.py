@@ -5,6 +5,8 @@ Its information lines are dropped, its errors are not. TF_CPP_MIN_LOG_LEVEL=0 sh
 import contextlib
 import ctypes
 import gc
+import importlib.abc
+import importlib.machinery
 import os
 import re
 import signal
@@ -101,6 +103,40 @@ def _no_garbage_collection():
       gc.enable()
 
 
+class _KerasLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+  """Lets an import of Keras fail, with which TensorFlow's import ends and takes half as long again.
+
+  TensorFlow looks where Keras is, which succeeds, and passes over a failure to import it. It comes
+  when somebody asks for tf.keras, or imports it.
+  """
+
+  def find_spec(self, name, path=None, target=None):
+    del path, target
+    if name != 'keras':
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    if spec is not None:
+      spec.loader = self
+    return spec
+
+  def create_module(self, spec):
+    raise ImportError(f'{spec.name} is not imported along with TensorFlow')
+
+  def exec_module(self, module):
+    """Never called."""
+
+
+@contextlib.contextmanager
+def _without_keras():
+  """Import no Keras in this block, whose layers are not used here."""
+  finder = _KerasLater()
+  sys.meta_path.insert(0, finder)
+  try:
+    yield
+  finally:
+    sys.meta_path.remove(finder)
+
+
 # TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
 # That a machine without a GPU driver has none counts as information too.
 _INFORMATION = (rb'I\d{4} |.* I tensorflow/|WARNING: All log messages before absl::InitializeLog'
@@ -116,7 +152,7 @@ try:
   tempfile.gettempdir()
 except OSError:  # none can be written, but TensorFlow's import ends without the name of one
   tempfile.tempdir = os.curdir
-with _interrupts_end_in_one_line(), _no_garbage_collection():
+with _interrupts_end_in_one_line(), _no_garbage_collection(), _without_keras():
   if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1') == '0':
     import tensorflow.compat.v1 as tf
   else:
