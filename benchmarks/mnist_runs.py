@@ -1,4 +1,4 @@
-"""Train and evaluate mnist_train.py with the settings of RESULTS.md, and record what comes of it.
+"""Train MNIST with the settings of RESULTS.md, evaluate, and record what comes of it.
 
     python -m benchmarks.mnist_runs                          # all of them, which takes hours
     python -m benchmarks.mnist_runs default --seeds=1        # one of them
@@ -11,57 +11,35 @@ benchmarks/recorded/SETTING-SEED.json. The test images are looked at with --test
 """
 import argparse
 import concurrent.futures
-import json
-import os
 import pathlib
-import platform
 import re
-import subprocess
-import sys
 import threading
 
 import mnist_eval
 import mnist_input
-from support import files
+from benchmarks import recording
 from support.quiet_tensorflow import tf
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-RECORDED = ROOT / 'benchmarks' / 'recorded'
+THREADS = 1  # of a run
 
+TRAIN, CLUSTER = 'mnist_train.py', 'mnist_dist_train.py'
 SETTINGS = {
-    'book': ['--nodropout', '--training_steps=30000'],  # its first 6,000 steps are the book's run
-    'default': ['--training_steps=20000'],
-    'listing': ['--learning_rate_base=0.8', '--training_steps=2001'],
+    'book': [TRAIN, '--nodropout', '--training_steps=30000'],  # at first, for 6,000 steps
+    'default': [TRAIN, '--training_steps=20000'],
+    'listing': [TRAIN, '--learning_rate_base=0.8', '--training_steps=2001'],
     # Candidates for the best that flags alone reach: larger and falling rates, a stronger penalty,
     # longer averages.
-    'fast': ['--learning_rate_base=0.1', '--learning_rate_decay=0.9',
+    'fast': [TRAIN, '--learning_rate_base=0.1', '--learning_rate_decay=0.9',
              '--regularization_rate=0.001', '--moving_average_decay=0.999',
              '--training_steps=10000'],
-    'steady': ['--learning_rate_base=0.1', '--learning_rate_decay=0.97',
+    'steady': [TRAIN, '--learning_rate_base=0.1', '--learning_rate_decay=0.97',
                '--regularization_rate=0.001', '--moving_average_decay=0.9999',
                '--training_steps=10000'],
+    # A cluster beside a single process.
+    'single': [TRAIN, '--training_steps=2000'],
+    'asynchronous': [CLUSTER, '--training_steps=2000', '--local_workers=2'],
+    'synchronous': [CLUSTER, '--training_steps=2000', '--local_workers=2', '--sync'],
 }
-
-
-def run_script(script, *flags):
-  """Run a script with one thread; return what it has printed."""
-  environment = {**os.environ, 'TF_NUM_INTRAOP_THREADS': '1', 'TF_NUM_INTEROP_THREADS': '1'}
-  result = subprocess.run([sys.executable, ROOT / script, *flags], cwd=ROOT, env=environment,
-                          stdout=subprocess.PIPE, text=True)
-  if result.returncode:
-    raise SystemExit(f'{script} {" ".join(flags)} ended with status {result.returncode}')
-  return result.stdout
-
-
-def read_curves(folder):
-  """Return {tag: [[step, value], ...]} of the event files in a folder, each step once."""
-  curves = {}
-  for path in sorted(folder.glob('events.*')):
-    for event in tf.train.summary_iterator(str(path)):
-      for value in event.summary.value:
-        if value.HasField('simple_value'):
-          curves.setdefault(value.tag, {})[event.step] = float(f'{value.simple_value:.6g}')
-  return {tag: sorted(map(list, points.items())) for tag, points in curves.items()}
 
 
 def read_filters(model_dir):
@@ -87,28 +65,23 @@ _graph_lock = threading.Lock()  # what reads checkpoints and events here does so
 
 
 def record(name, seed, folder, test):
-  """Train and evaluate a setting, and write what came of it; return a line about it."""
+  """Train and evaluate a setting, and keep what comes of it; return a line about it."""
   model_dir = folder / f'{name}-{seed}'
-  flags = [*SETTINGS[name], f'--seed={seed}']
-  run_script('mnist_train.py', *flags, f'--model_dir={model_dir}', '--max_to_keep=100')
-  run_script('mnist_eval.py', f'--model_dir={model_dir}', '--timeout_secs=0',
-             '--eval_interval_secs=0')
-  path = RECORDED / f'{name}-{seed}.json'
-  kept = json.loads(path.read_text()) if path.exists() else {}
+  command = [*SETTINGS[name], f'--seed={seed}']
+  recording.run_script(*command, f'--model_dir={model_dir}', '--max_to_keep=100', threads=THREADS)
+  recording.run_script('mnist_eval.py', f'--model_dir={model_dir}', '--timeout_secs=0',
+                       '--eval_interval_secs=0', threads=THREADS)
   with _graph_lock:
-    kept.update(
-        flags=flags, python=platform.python_version(), tensorflow=tf.VERSION,
-        machine=f'{platform.system()} {platform.machine()}, one thread',
-        validation=read_curves(model_dir / 'eval_validation')['accuracy'],
-        training=read_curves(model_dir / 'train'), filters=read_filters(model_dir))
+    content = {'command': ' '.join(command), 'threads': THREADS, 'filters': read_filters(model_dir),
+               'training': recording.read_curves(model_dir / 'train'),
+               'validation': recording.read_curves(model_dir / 'eval_validation')['accuracy']}
     if test:
-      printed = run_script('mnist_eval.py', f'--model_dir={model_dir}', '--split=test',
-                           '--run_once')
-      kept['test'] = float(re.search(r'test accuracy = ([\d.]+)', printed)[1])
-      kept['wrong'] = find_wrong_digits(model_dir)
-  with files.replace_file(str(path)) as temporary_path:
-    pathlib.Path(temporary_path).write_text(json.dumps(kept) + '\n')
-  return f'{name}, seed {seed}: validation {kept["validation"][-1]}, test {kept.get("test")}'
+      printed, *_ = recording.run_script('mnist_eval.py', f'--model_dir={model_dir}',
+                                         '--split=test', '--run_once', threads=THREADS)
+      content['test'] = float(re.search(r'test accuracy = ([\d.]+)', printed)[1])
+      content['wrong'] = find_wrong_digits(model_dir)
+    recording.write_record(f'{name}-{seed}', **content)
+  return f'{name}, seed {seed}: validation {content["validation"][-1]}, test {content.get("test")}'
 
 
 def main():
@@ -116,7 +89,8 @@ def main():
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('settings', nargs='*', metavar='SETTING', help=', '.join(SETTINGS))
   parser.add_argument('--seeds', default='1,2,3', help='seeds, separated by commas')
-  parser.add_argument('--folder', type=pathlib.Path, default=ROOT / 'model-saves' / 'recorded',
+  parser.add_argument('--folder', type=pathlib.Path,
+                      default=recording.ROOT / 'model-saves' / 'recorded',
                       help='folder of the model folders')
   parser.add_argument('--parallel', type=int, default=2, help='runs at a time (default: 2)')
   parser.add_argument('--test', action='store_true', help='also look at the test images')

@@ -1,4 +1,5 @@
 """The scripts in a notebook: a real kernel runs them, twice, pasted, and in a thread."""
+import re
 import textwrap
 
 import made_data
@@ -6,6 +7,7 @@ import nbformat
 import pytest
 import running
 from nbclient import NotebookClient
+from PIL import Image, ImageDraw
 
 
 @pytest.fixture(scope='module')
@@ -66,3 +68,18 @@ def test_scripts_run_in_one_kernel(folder):
   assert 'Nothing to do: 20 of 2' in texts[5]
   assert 'validation accuracy = ' in texts[6] and texts[6].rstrip().endswith(']')
   assert texts[7] == 'Saved in_a_thread/mnist.ckpt-4\n'
+
+
+def test_the_cell_of_the_readme_trains_evaluates_and_predicts(folder):
+  picture = Image.new('L', (60, 60), 255)
+  ImageDraw.Draw(picture).line([(30, 10), (30, 50)], fill=0, width=5)
+  picture.save(folder / 'digit.png')
+  cell, = re.findall(r'^```python\n(.*?)^```', (running.ROOT / 'README.md').read_text('utf-8'),
+                     re.M | re.S)
+  (_, errors), (text, more_errors) = run_cells(
+      folder, f'import sys; sys.path.insert(0, {str(running.ROOT)!r})',
+      cell.replace('training_steps=1000', 'training_steps=2'))
+  assert errors == more_errors == []
+  for line in ('After 2 training step(s), loss on', 'After 2 training step(s), validation accuracy',
+               'digit.png: '):
+    assert line in text
