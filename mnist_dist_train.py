@@ -163,6 +163,8 @@ def work(task, options):
   """Be a worker of a cluster until the training has finished."""
   mnist = mnist_input.read_data_sets(options.data_dir, one_hot=True,
                                      validation_size=options.validation_size, seed=options.seed)
+  if task.is_chief:
+    mnist_train.print_beginning(mnist, options)
   mnist_train.check_training_set(mnist.train, options)
   settings = {name: getattr(options, name) for name in (
       *mnist_train.TOLD_OPTIONS, 'training_steps', 'sync')}

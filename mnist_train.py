@@ -176,6 +176,12 @@ def check_training_set(data_set, options):
         'examples: give at most that many', console.WRONG_USAGE)
 
 
+def print_beginning(mnist, options):
+  """Say what is trained on, and where checkpoints go."""
+  print(f'{mnist.train.num_examples} training examples from {options.data_dir}; '
+        f'checkpoints go to {options.model_dir}.')
+
+
 def resume(sess, saver, model, options):
   """Restore the newest checkpoint, if there is one, and say so.
 
@@ -270,8 +276,7 @@ def main(argv):
   console.refuse_arguments(argv)
   mnist = mnist_input.read_data_sets(FLAGS.data_dir, one_hot=True,
                                      validation_size=FLAGS.validation_size, seed=FLAGS.seed)
-  print(f'{mnist.train.num_examples} training examples from {FLAGS.data_dir}; '
-        f'checkpoints go to {FLAGS.model_dir}.')
+  print_beginning(mnist, FLAGS)
   train(mnist, FLAGS)
 
 
