@@ -73,7 +73,8 @@ def record(name, seed, folder, test):
                        '--eval_interval_secs=0', threads=THREADS)
   with _graph_lock:
     content = {'command': ' '.join(command), 'threads': THREADS, 'filters': read_filters(model_dir),
-               'training': recording.read_curves(model_dir / 'train'),
+               'training': {tag: curve for tag, curve in recording.read_curves(
+                   model_dir / 'train').items() if tag != 'learning_rate'},
                'validation': recording.read_curves(model_dir / 'eval_validation')['accuracy']}
     if test:
       printed, *_ = recording.run_script('mnist_eval.py', f'--model_dir={model_dir}',

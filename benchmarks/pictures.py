@@ -52,14 +52,16 @@ def draw_accuracy():
   """Draw the validation accuracy by step: the mean over the seeds, and their range."""
   figure, axes = pyplot.subplots(figsize=(7, 4), layout='tight')
   for setting, label in NAMES.items():
+    runs = read_runs(setting)
     points = collections.defaultdict(list)
-    for run in read_runs(setting):
+    for run in runs:
       for step, accuracy in run['validation']:
         points[step].append(100 * accuracy)
-    most = max(map(len, points.values()))
-    steps = sorted(step for step in points if len(points[step]) == most)
+    # Without the steps at which a run was stopped and gone on with.
+    steps = [step for step in sorted(points) if step % 1000 in (0, 1)]
     values = np.array([points[step] for step in steps])  # [steps, seeds]
-    line, = axes.plot(steps, values.mean(1), label=f'{label}, {most} seed{"s" * (most > 1)}')
+    line, = axes.plot(steps, values.mean(1),
+                      label=f'{label}, {len(runs)} seed{"s" * (len(runs) > 1)}')
     axes.fill_between(steps, values.min(1), values.max(1), color=line.get_color(), alpha=0.2, lw=0)
   axes.plot(*zip(*((step, 100 * value) for step, value in READERS_ACCURACY), strict=True), 'k*',
             label="readers of the book")
@@ -85,7 +87,7 @@ def draw_loss():
   axes.set(yscale='log', xlabel='training steps', ylabel='nats',
            title='MNIST without dropout: loss on the training batch')
   axes.grid(alpha=0.3)
-  axes.legend()
+  axes.legend(loc='upper right', ncol=2)
   save(figure, 'mnist_loss')
 
 
