@@ -106,7 +106,7 @@ def place(name, is_split):
 
 
 def draw(seed, name):
-  """Return two numbers of chance for a photo: 0 to 99 for its split, and one for its place.
+  """Return two random numbers for a photo: 0 to 99 for its split, and one for its place.
 
   They depend on the seed and its name alone, so that one photo more does not move the others;
   and not on how a system writes accents.
@@ -117,7 +117,7 @@ def draw(seed, name):
 
 
 def drawn_split(chance, validation_percentage, testing_percentage):
-  """Return the split of a number of chance, 0 to 99."""
+  """Return the split that a random number, 0 to 99, decides."""
   if chance < validation_percentage:
     return 'validation'
   return 'testing' if chance < validation_percentage + testing_percentage else 'training'

@@ -5,7 +5,7 @@
     data.training_labels  # int64 [n], indices into data.labels
 
 The data file is a plain .npy array, float32 [n, 299, 299, 3]: training, validation and testing
-photos one after another, each split in an order of chance. The .json file beside it has all
+photos one after another, each split in a random order. The .json file beside it has all
 else: class names, file names, the class of each photo, how many photos each split has.
 """
 import contextlib

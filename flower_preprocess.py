@@ -34,7 +34,7 @@ TEST_PERCENTAGE = 10
 
 SEED = 1  # of the split and of the order
 
-# Names of photos: a file with one of these that is no photo counts as a damaged one.
+# Names of photos: a file with one of these that is not a photo counts as a damaged one.
 PHOTO_ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif',
                  '.tiff', '.heic', '.avif')
 
@@ -77,7 +77,7 @@ class ImageLists(NamedTuple):
 
 
 def create_image_lists(input_dir, testing_percentage, validation_percentage, seed):
-  """Find the photos, decide the split of each, and put each split in an order of chance.
+  """Find the photos, decide the split of each, and put each split in a random order.
 
   Args:
     input_dir: the folder of the class folders, or of the folders of the splits.
@@ -108,7 +108,7 @@ def create_image_lists(input_dir, testing_percentage, validation_percentage, see
       if split in (None, 'training'):
         split = flower_folders.drawn_split(chance, validation_percentage, testing_percentage)
       photos.append((SPLITS.index(split), order, Photo(path, name, label, split)))
-    elif label or not problem:  # what lies beside the class folders and is no photo is passed over
+    elif label or not problem:  # what lies beside the class folders and is not a photo is passed over
       skipped.append((path, problem or 'is not in a class folder'))
   photos = [photo for *_, photo in sorted(photos)]
   count = len({photo.label for photo in photos})

@@ -47,7 +47,7 @@ def read_filters(model_dir):
   newest = max(model_dir.glob('mnist.ckpt-*.index'), key=lambda path: int(path.stem[11:]))
   weights = tf.train.load_checkpoint(str(newest.with_suffix(''))).get_tensor(
       'layer1-conv1/weight/ExponentialMovingAverage')  # [5, 5, 1, 32]
-  return weights[:, :, 0].transpose(2, 0, 1).round(4).tolist()
+  return weights[:, :, 0].transpose(2, 0, 1).astype(float).round(4).tolist()
 
 
 def find_wrong_digits(model_dir):

@@ -197,7 +197,7 @@ def test_clients_give_the_answers_of_prediction(model_dir, photos, tmp_path):
   assert [console.printable(label) for label in labels] == names
   assert np.ptp(expected, 0).max() > 1e-3  # different photos, different answers
 
-  # A process without the suite: in one batch, one at a time, and what is no photo.
+  # A process without the suite: in one batch, one at a time, and what is not a photo.
   call(sys.executable, '-I', '-c', CLIENT, saved_model_dir, photos, 'answers.npz', cwd=tmp_path)
   with np.load(tmp_path / 'answers.npz') as answers:
     np.testing.assert_allclose(answers['probabilities'], expected, atol=1e-5)

@@ -1,4 +1,5 @@
 """The documents are true: their commands run, at tiny size, and both languages say the same."""
+import json
 import pathlib
 import re
 import shlex
@@ -116,3 +117,24 @@ def test_flags_and_defaults_in_the_tables_are_the_scripts():
         for name, default in rows:
           flag, = (flag for flag in flags if re.match(rf'(\[no\])?{name}:', flag))
           assert f"(default: '{default}')" in flag.replace('\n    ', ''), name
+
+
+def test_pictures_are_there_small_and_the_same_in_both_languages():
+  shown, shown_zh, shown_results = (re.findall(r'^!\[[^]]+\]\((docs/\w+\.png)\)', text, re.M)
+                                    for text in (README, README_ZH, RESULTS))
+  assert shown == shown_zh and len(shown) >= 2
+  drawn = {f'docs/{path.name}' for path in (running.ROOT / 'docs').glob('*.png')}
+  assert {*shown, *shown_results} == drawn
+  assert all((running.ROOT / name).stat().st_size < 40_000 for name in drawn)
+
+
+RECORDS = sorted((running.ROOT / 'benchmarks' / 'recorded').glob('*.json'))
+
+
+@pytest.mark.parametrize('path', RECORDS, ids=lambda path: path.stem)
+def test_results_are_those_recorded(path):
+  record = json.loads(path.read_text())
+  digits = 1 if path.stem.startswith('flowers') else 2  # one photo is 1 %
+  figures = [record['validation'][-1][1], *([record['test']] if 'test' in record else [])]
+  for figure in figures:
+    assert re.search(rf'\b{100 * figure:.{digits}f}\b', RESULTS), (path.stem, figure)
