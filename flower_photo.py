@@ -77,8 +77,6 @@ def decode_photo(contents, orientation):
 
 def _rgb_pixels(image):
   """Decode a Pillow image that is not a JPEG; return uint8 [height, width, 3], on white."""
-  if image.mode == 'F':
-    raise UnreadablePicture('has floating-point pixels: convert it')
   with pictures.damage_told():
     image.load()
     if image.mode.startswith('I'):  # 16 bits a pixel, in which some programs write 8-bit values

@@ -108,7 +108,7 @@ def create_image_lists(input_dir, testing_percentage, validation_percentage, see
       if split in (None, 'training'):
         split = flower_folders.drawn_split(chance, validation_percentage, testing_percentage)
       photos.append((SPLITS.index(split), order, Photo(path, name, label, split)))
-    elif label or not problem:  # what lies beside the class folders and is not a photo is passed over
+    elif label or not problem:  # not what is not a photo, beside the class folders
       skipped.append((path, problem or 'is not in a class folder'))
   photos = [photo for *_, photo in sorted(photos)]
   count = len({photo.label for photo in photos})

@@ -83,8 +83,8 @@ def read_picture(path):
     try:
       with pictures.open_picture(pictures.read_file(path), MAX_PIXELS) as image, \
           pictures.damage_told():
-        orientation = pictures.orientation_of(image)
-        return pictures.turn(decode(image), orientation)
+        pixels = decode(image)  # before the orientation, as `open_picture` tells
+        return pictures.turn(pixels, pictures.orientation_of(image))
     except pictures.UnreadablePicture as error:
       raise UserError(f'{path} {error}') from None
 
@@ -96,7 +96,9 @@ def decode(image):
     image.draft(None, (image.width // factor, image.height // factor))
     factor = math.ceil(math.sqrt(image.width * image.height / WORK_PIXELS))
   image.load()
-  wide = image.mode.startswith(('I', 'F'))  # 16 bits and more, which convert() would cut off
+  if image.mode == 'I;16B':  # of a TIFF file; has no extrema
+    image = image.convert('I')
+  wide = image.mode.startswith('I')  # 16 bits and more, which convert() would cut off
   # 8, 10, 12 and 14-bit values come in 16-bit files too: white is the least full scale that fits.
   white = 2 ** max(8, int(image.getextrema()[1]).bit_length()) - 1 if wide else 255
   strips = []

@@ -18,8 +18,8 @@ import mnist_train
 from support import console
 from support.quiet_tensorflow import tf
 
-# Chosen with `benchmarks/digits.py --split=validation --drawn=40`: of 320 drawn digits, 16 answers
-# lie below, all 7 wrong ones among them, with the weights of 20,000 training steps.
+# Chosen with `benchmarks/digits.py --split=validation --drawn=40`: of 640 answers to drawn digits,
+# with the weights of two training runs, 29 lie below, and 13 of the 16 wrong ones among them.
 DOUBTFUL_PROBABILITY = 0.95
 PICTURES_PER_RUN = 100  # read and classified at a time, which bounds the memory
 

@@ -5,6 +5,7 @@ No TensorFlow: Pillow reads headers, and EXIF's orientation, which tells how the
 import contextlib
 import io
 import re
+import sys
 
 from PIL import Image
 
@@ -31,8 +32,11 @@ JPEG_SCAN, JPEG_END = b'\xff\xda', b'\xff\xd9'
 JPEG_SEGMENT = re.compile(rb'\xff[\x02-\xcf\xda-\xfe]')
 SCAN_BYTES = 8  # of the shortest scan
 
-# Pillow's modes for PNG colours of 16 bits, of which it keeps the high byte or the low one.
-HIGH_BYTE, LOW_BYTE = ';16B', ';16L'
+# Pillow keeps the high byte of 16-bit colours. Its mode of reading them, and the one that takes the
+# low byte in place of that; of grey with alpha, both bytes of both, as if they were four colours.
+NOT_NATIVE = 'B' if sys.byteorder == 'little' else 'L'
+LOW_BYTES = {f'{colours};16{order}': f'{colours};16{other}' for colours in ('RGB', 'RGBA')
+             for order, other in (('B', 'L'), ('L', 'B'), ('N', NOT_NATIVE))} | {'LA;16B': 'RGBA'}
 
 
 class UnreadablePicture(Exception):
@@ -54,7 +58,7 @@ def read_file(path):
   """Return the bytes of a regular file that is not too large for a picture.
 
   Raises:
-    UnreadablePicture: if it is no such file.
+    UnreadablePicture: if it is not such a file.
     OSError: if it cannot be read, whatever it holds.
   """
   try:
@@ -105,21 +109,54 @@ def _check_jpeg(contents, pixels):
                               'progressive compression')
 
 
-def _take_low_bytes(contents, image):
-  """Let a PNG of 16-bit colours, in which some programs write 8-bit values, show these.
+def _raw_mode(tile):
+  """Return the mode in which Pillow reads a part of an image that is open."""
+  parameters = tile[3]
+  return parameters[0] if isinstance(parameters, tuple) else parameters
 
-  Pillow keeps the high byte of each colour, which is then 0 throughout.
+
+def _reading_low_bytes(tile):
+  """Return a part of an image with the mode that reads the low bytes of its 16-bit colours."""
+  parameters, mode = tile[3], LOW_BYTES[_raw_mode(tile)]
+  parameters = (mode, *parameters[1:]) if isinstance(parameters, tuple) else mode
+  return getattr(tile, '_make', tuple)((*tile[:3], parameters))  # a named tuple in new Pillows
+
+
+def _of_low_bytes(contents, kind):
+  """Return a Pillow image of the low bytes of a file of 16-bit colours."""
+  image = Image.open(io.BytesIO(contents), formats=(kind,))
+  is_grey = _raw_mode(image.tile[0]) == 'LA;16B'
+  image.tile = [_reading_low_bytes(tile) for tile in image.tile]
+  image.load()
+  if is_grey:
+    grey, alpha = image.getchannel(1), image.getchannel(3)
+    image.paste(Image.merge('RGBA', (grey, grey, grey, alpha)))
+  return image
+
+
+def _load_wide(image, contents, kind):
+  """Decode a Pillow image of 16-bit colours; return it, or one of the 8-bit values in it.
+
+  Some programs write such values, and the high byte that Pillow keeps is then 0 throughout.
   """
-  codec, extents, offset, mode, *_ = image.tile[0]
-  if codec != 'zip' or mode not in ('RGB' + HIGH_BYTE, 'RGBA' + HIGH_BYTE):
-    return
-  with damage_told(), Image.open(io.BytesIO(contents), formats=('PNG',)) as other:
-    if all(high == 0 for _, high in other.getextrema()[:3]):
-      image.tile = [(codec, extents, offset, mode.replace(HIGH_BYTE, LOW_BYTE))]
+  with damage_told():
+    extrema = image.getextrema()  # of red, green, blue, and perhaps alpha
+  if any(high for _, high in extrema[:3]):
+    return image
+  try:
+    low = _of_low_bytes(contents, kind)
+    if image.mode == 'RGBA' and extrema[3][1]:  # alpha has 16 bits, beside black ink for example
+      low.putalpha(image.getchannel('A'))
+    return low
+  except Exception:  # a Pillow that reads them in another way: black, as it shows them
+    return image
 
 
 def open_picture(contents, max_pixels):
-  """Return a Pillow image whose pixels are not yet decoded.
+  """Return a Pillow image, whose pixels are not yet decoded unless they are 16-bit colours.
+
+  EXIF's orientation is read after them, because it may stand behind them in a file, and because
+  Pillow turns a TIFF file itself while it decodes it.
 
   Args:
     contents: bytes of a file.
@@ -140,8 +177,10 @@ def open_picture(contents, max_pixels):
                             f'{max_pixels // 1_000_000} million that are read: scale it down')
   if kind == 'JPEG':
     _check_jpeg(contents, pixels)
-  elif kind == 'PNG' and image.tile:
-    _take_low_bytes(contents, image)
+  if image.mode == 'F':
+    raise UnreadablePicture('has floating-point pixels: convert it')
+  if kind in ('PNG', 'TIFF') and image.tile and _raw_mode(image.tile[0]) in LOW_BYTES:
+    return _load_wide(image, contents, kind)
   return image
 
 

@@ -104,8 +104,9 @@ def test_orientation_shows_a_photo_upright(decode, orientation):
   exif[pictures.EXIF_ORIENTATION] = orientation
   upright = picture(400, 320)  # whole blocks, so that JPEG's error is small
   stored = upright.transpose(STORED[orientation])
-  np.testing.assert_allclose(decode(encoded(stored, 'PNG', exif=exif)),
-                             decode(encoded(upright, 'PNG')), atol=1e-6)
+  for kind in ('PNG', 'TIFF'):
+    np.testing.assert_allclose(decode(encoded(stored, kind, exif=exif)),
+                               decode(encoded(upright, 'PNG')), atol=1e-6)
   np.testing.assert_allclose(decode(encoded(stored, quality=100, exif=exif)),
                              decode(encoded(upright, quality=100)), atol=0.02)
 

@@ -269,15 +269,16 @@ def test_a_shadow_noise_and_dirt_change_nothing(tmp_path, seven):
   assert same(read(pixels, tmp_path / 'a.jpg').image, seven)
 
 
+@pytest.mark.parametrize('ending', ['jpg', 'png', 'tiff'])
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
-def test_exif_orientation(tmp_path, seven, orientation):
+def test_exif_orientation(tmp_path, seven, orientation, ending):
   stored = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90,
             8: Image.Transpose.ROTATE_270}[orientation]
   picture = line_picture(120, 10)
   exif = Image.Exif()
   exif[0x0112] = orientation
   picture = picture.transpose(stored) if stored is not None else picture
-  assert same(read(picture, tmp_path / 'a.jpg', exif=exif).image, seven)
+  assert same(read(picture, tmp_path / f'a.{ending}', exif=exif).image, seven)
 
 
 @pytest.mark.parametrize('block', [
