@@ -86,7 +86,7 @@ def get_checkpoint(ckpt_file, variables, model_name):
 
 
 def get_pre_trained(variables, options, model_name):
-  """Return what `get_checkpoint` does; None where going on needs none and it is gone.
+  """Return what `get_checkpoint` returns; None if it is gone, and a resumed run needs none.
 
   Args:
     variables, model_name: as for `get_checkpoint`.

@@ -9,8 +9,8 @@ from support import console, evaluation
 EVAL_BATCH = 32  # photos in one run of the network
 WRONG_PHOTOS = 25  # named at the end, and shown in TensorBoard
 
-# Cross entropy, in terms of that of guessing: beyond the first, the learning rate is too large;
-# beyond the second, the weights are not worth saving.
+# Limits of the cross entropy, as multiples of that of guessing: above UNSTABLE, the learning rate
+# is too large; above DIVERGED, the weights are not worth saving.
 UNSTABLE = 3
 DIVERGED = 100
 DIVERGED_ADVICE = 'give a smaller --learning_rate and another --model_dir'
@@ -19,9 +19,9 @@ DIVERGED_ADVICE = 'give a smaller --learning_rate and another --model_dir'
 def predict_logits(sess, model, examples, split, seed):
   """Return the logits of a split, float32 [n, n_classes].
 
-  With --batch_norm=batch the answer for a photo depends on the others of its batch; where all are
-  of one class, as in a file in the order of the classes, they take the class away with their
-  mean. So each batch is a mix, the same each time.
+  With --batch_norm=batch the answer for a photo depends on the others of its batch: if all are of
+  one class, normalization subtracts what they have in common, and with it the class. So each
+  batch is a random mix of the split, the same each time.
 
   Args:
     model: flower_finetune.Model.

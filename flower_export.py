@@ -121,7 +121,7 @@ def _require(condition, message):
 
 def _decode_png(contents):
   """Return uint8 [height, width, 3] of a PNG file, on white, unless all of it is transparent."""
-  # Of fewer bits, TensorFlow takes 1 of 1 for 1 of 255.
+  # TensorFlow does not scale fewer bits up to 8: the white of a 1-bit file would be 1 of 255.
   with _require(tf.equal(tf.strings.substr(contents, 24, 1), b'\x08'), 'A PNG photo not of 8 bits'):
     pixels = tf.image.decode_png(contents, channels=4)
   colours, alpha = pixels[..., :3], pixels[..., 3:]
@@ -138,7 +138,7 @@ def _decode_gif_or_bmp(contents):
   """Return uint8 [height, width, 3] of a GIF or BMP file."""
   is_gif = tf.equal(tf.strings.substr(contents, 0, 4), b'GIF8')
   is_bmp = tf.equal(tf.strings.substr(contents, 0, 2), b'BM')
-  # Of fewer bits, TensorFlow shows the numbers of colours in place of the colours.
+  # Below 24 bits, TensorFlow shows the palette's indices in place of its colours.
   bits = _numbers(tf.io.decode_raw(contents, tf.uint8), 28, 2, True)
   with _require(is_gif | (is_bmp & (bits >= 24)),
                 'Not a JPEG, PNG or GIF photo, nor a BMP one of 24 bits'):
@@ -178,7 +178,7 @@ def export(options):
   """Export the newest whole checkpoint of a model that can answer for one photo alone.
 
   Args:
-    options: of `options`.
+    options: what `options` returns.
 
   Returns:
     The paths (of the checkpoint, of the SavedModel).

@@ -4,7 +4,7 @@
 
 Reads --input_file and the pre-trained --ckpt_file (downloaded if it is missing), trains the last
 layers, writes flower.ckpt-STEP, model.json and TensorBoard curves into --model_dir, and
-prints the validation accuracy a dozen times and the test accuracy at the end. Started again, it
+prints the validation accuracy eleven times and the test accuracy at the end. Started again, it
 goes on from the newest checkpoint, and ends in the same weights as a run that was never stopped.
 What to expect is in RESULTS.md.
 """
@@ -41,11 +41,12 @@ STEPS = 300
 BATCH = 32
 
 # Optimization where only the last layer runs, on kept bottlenecks, and a step takes a millisecond.
-# RMSProp moves a weight by about the learning rate whatever its gradient, so that a logit moves
-# with the size of the bottlenecks, which differs by 30 times between checkpoints: so the rate is
-# divided by their mean, and the penalty is that of the weights times that mean. The rate falls,
-# because one that learns in time is unsteady in batches of 32. Chosen by cross-validation on some
-# 900 photos, with bottlenecks of both sizes; as good as logistic regression there.
+# RMSProp moves a weight by about the learning rate, whatever its gradient, and so moves a logit in
+# proportion to the bottlenecks, which are 30 times larger with one checkpoint than with another.
+# Therefore the rate is divided by their mean, and the weights are multiplied by it in the penalty.
+# The rate falls, because one large enough to learn in time is unsteady in batches of 32.
+# Chosen by cross-validation on some 900 photos, with small and with large bottlenecks; as good as
+# logistic regression there.
 BOTTLENECK_LEARNING_RATE = 0.002  # of bottlenecks whose mean is 1
 BOTTLENECK_LEARNING_RATE_DECAY = 0.01  # factor on it from the first step to the last
 BOTTLENECK_WEIGHT_DECAY = 150  # L2 penalty, shared out among the training photos
@@ -53,8 +54,8 @@ BOTTLENECK_STEPS = 6000
 
 SEED = 1  # of the new layers' initial weights, of dropout and of the batches of evaluation
 
-# Checkpoints and validation: the book's 30 of its 300 steps, and the last.
-REPORTS = 10  # in a run
+# Checkpoints and validations in a run, besides the last: every 30th of 300 steps, as in the book.
+REPORTS = 10
 MAX_TO_KEEP = 5
 
 FLAGS = flags.FlagValues()
@@ -264,7 +265,7 @@ def finetune(data, options):
 
   Args:
     data: flower_input.ProcessedData.
-    options: of `options`; its input_file is where bottlenecks are kept.
+    options: what `options` returns; its input_file is where bottlenecks are kept.
 
   Returns:
     int64 [n], the predicted classes of the testing images; None if a signal ended training.

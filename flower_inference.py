@@ -22,11 +22,11 @@ from tf_slim.nets import inception_v3  # noqa: E402
 # book, the moving statistics stay those of the checkpoint.
 UPDATES_COLLECTION = 'batch_norm_updates_not_run'
 
-BOTTLENECK_SIZE = 2048  # numbers that the last layer reads of each photo
-DROPOUT_KEEP_PROB = 0.8  # of them, slim's default, where the network trains
+BOTTLENECK_SIZE = 2048  # numbers that the last layer reads for each photo
+DROPOUT_KEEP_PROB = 0.8  # share of them kept, in training with --batch_norm=batch; slim's default
 
-# Where the variables of the last layers are: of those that everything else stays the same without,
-# and of the very last, which gives the logits.
+# Name prefixes: of the variables that bottlenecks do not depend on, which are those of the last
+# layers, and of the very last layer, which gives the logits.
 HEAD_SCOPES = ('InceptionV3/Logits', 'InceptionV3/AuxLogits')
 LAST_SCOPE = 'InceptionV3/Logits'
 
@@ -34,8 +34,8 @@ LAST_SCOPE = 'InceptionV3/Logits'
 def inference(images, n_classes, is_training):
   """Build Inception-v3 with variables named as in Google's checkpoint, 388 of them with 5 classes.
 
-  The L2 penalties of its weights go into the collection of regularization losses. Dropout is left
-  to the caller, who trains `last_layer` on it.
+  The L2 penalties of its weights go into the collection of regularization losses. There is no
+  dropout: a caller that wants it applies it to the bottlenecks, and `last_layer` to the result.
 
   Args:
     images: float32 [batch, 299, 299, 3], RGB in [0, 1].

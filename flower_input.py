@@ -27,8 +27,8 @@ IMAGE_BYTES = IMAGE_SIZE * IMAGE_SIZE * 3 * 4  # of a photo in the data file
 SPLITS = ('training', 'validation', 'testing')  # in the order of the data file
 MAX_NAMES_BYTES = 200_000_000  # of the .json file
 
-# Behind the images stands the digest of the names' file, which readers of .npy files pass over.
-# It tells that both are of one run, and that the images before it are all there.
+# The data file ends in a digest of the .json file, after the array, where readers of .npy files do
+# not look. It shows that both files are of one run, and that the images before it are complete.
 DIGEST_SIZE = 64  # hexadecimal digits
 
 

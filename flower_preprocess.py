@@ -81,7 +81,7 @@ def create_image_lists(input_dir, testing_percentage, validation_percentage, see
 
   Args:
     input_dir: the folder of the class folders, or of the folders of the splits.
-    testing_percentage, validation_percentage: int, together at most 100; for the splits that
+    testing_percentage, validation_percentage: int, together at most 99; for the splits that
       have no folder.
     seed: int; the same seed and names give the same lists.
 
@@ -108,7 +108,7 @@ def create_image_lists(input_dir, testing_percentage, validation_percentage, see
       if split in (None, 'training'):
         split = flower_folders.drawn_split(chance, validation_percentage, testing_percentage)
       photos.append((SPLITS.index(split), order, Photo(path, name, label, split)))
-    elif label or not problem:  # not what is not a photo, beside the class folders
+    elif label or not problem:  # other files beside the class folders are left out without a word
       skipped.append((path, problem or 'is not in a class folder'))
   photos = [photo for *_, photo in sorted(photos)]
   count = len({photo.label for photo in photos})

@@ -27,7 +27,7 @@ WORK_PIXELS = 500_000  # larger ones are averaged down to this
 
 # Finding strokes.
 WINDOWS = (0.4, 0.15, 0.06)  # of the shorter side, widest first: what is wider is paper, not stroke
-STROKES_A_WINDOW, NARROWEST = 3.5, 9  # once the strokes are known; NARROWEST is in pixels
+STROKES_A_WINDOW, NARROWEST = 3.5, 9  # of a last window: stroke widths; at least so many pixels
 NOISE_FACTOR = 4.0  # ink is that many standard deviations of the paper's noise
 INK_THRESHOLD = 0.42  # of full ink; what is fainter counts as paper
 

@@ -7,8 +7,9 @@
     python mnist_dist_train.py --job_name=worker --task_index=1
 
 Takes the flags of mnist_train.py; worker 0, the chief, writes the same files into --model_dir and
-prints the same lines. By default each step is of one worker, asynchronously; with --sync all
-share its batch. For several machines, give all processes the same --ps_hosts and --worker_hosts.
+prints the same lines. By default each worker does steps of its own, asynchronously; with --sync all
+share the batch of each step. For several machines, give every process the same --ps_hosts and
+--worker_hosts.
 TensorFlow's servers have no password and run what they are sent: private networks only.
 """
 import os

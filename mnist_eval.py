@@ -38,7 +38,7 @@ flags.DEFINE_bool('run_once', False,
                   flag_values=FLAGS)
 flags.DEFINE_float('timeout_secs', None, 'Seconds without a new checkpoint after which polling '
                    'ends; default: never.', lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_float('min_accuracy', None, 'End with status 1 if the last accuracy is below.',
+flags.DEFINE_float('min_accuracy', None, 'End with status 1 if the last accuracy is below this.',
                    lower_bound=0, upper_bound=1, flag_values=FLAGS)
 flags.DEFINE_bool('confusion_matrix', False, 'Also show which digits were taken for which, and '
                   'the first wrong ones in TensorBoard.', flag_values=FLAGS)
@@ -123,11 +123,15 @@ def new_checkpoints(options):
   """Yield the path of each checkpoint once, in the order of their steps, as they come."""
   # Not tf.train.checkpoints_iterator: it tells only of the newest, though several may have come
   # since the last look, and it believes the state file.
-  seen, last_news = set(), time.monotonic()
+  seen, last_news, is_told = set(), time.monotonic(), False
   timeout_secs = math.inf if options.timeout_secs is None else options.timeout_secs
   while True:
     look = time.monotonic()
-    for path in checkpoints.list_checkpoints(options.model_dir, mnist_train.MODEL_NAME):
+    paths = checkpoints.list_checkpoints(options.model_dir, mnist_train.MODEL_NAME)
+    if not paths and not is_told:
+      print(f'No checkpoint file found in {options.model_dir} yet: waiting for one.')
+      is_told = True
+    for path in paths:
       # A step may come again, in a folder that was deleted and trained in from the start.
       identity = checkpoints.identity(path)
       if identity and identity not in seen:
@@ -156,16 +160,17 @@ def evaluate_each(sess, graph, data_set, options, curve_writer):
   return accuracy
 
 
-def evaluate(mnist, options):
+def evaluate(mnist, options=None):
   """Score the newest whole checkpoint, or each new one in the order of their steps.
 
   Args:
     mnist: mnist_input.DataSets with one-hot labels.
-    options: of `options`.
+    options: what `options` returns; None for the defaults, with which it polls until stopped.
 
   Returns:
     The last accuracy, a float in [0, 1], or None if no checkpoint was scored.
   """
+  options = options or console.options(FLAGS)
   data_set = getattr(mnist, options.split)
   if not data_set.num_examples:
     raise console.UserError('--validation_size=0 leaves no image to evaluate: give 1 or more, or '

@@ -38,7 +38,7 @@ def export(options):
   """Export the newest whole checkpoint, with the moving averages in place of the variables.
 
   Args:
-    options: of `options`.
+    options: what `options` returns.
 
   Returns:
     The paths (of the checkpoint, of the SavedModel).

@@ -28,7 +28,7 @@ DROPOUT_RATE = 0.5
 
 
 def get_weight_variable(shape, regularizer):
-  """Return the float32 variable `weight` of the enclosing variable scope.
+  """Return the float32 variable `weight`, as the book's layers call it, of the variable scope.
 
   It starts from a normal distribution of standard deviation 0.1, cut at two deviations.
 
@@ -58,18 +58,21 @@ def inference(input_tensor, train, regularizer, dropout_seed=None):
     train: bool, whether to apply dropout.
     regularizer: as for `get_weight_variable`, for the weights of the two dense layers only;
       or None.
-    dropout_seed: int [2], which decides the units that dropout sets to zero; the same seed, the
-      same units. Needed where train is true.
+    dropout_seed: int [2], which decides the units that dropout sets to zero: the same seed, the
+      same units. None, as in the book: others in each run.
 
   Returns:
     float32 [batch, 10], unscaled logits of the digits 0 to 9.
   """
+  # Each layer has a scope of its own, so that names need be told apart inside of it only. Padding
+  # with zeros keeps the size of the image, and pooling with a stride of 2 halves it.
   with tf.variable_scope('layer1-conv1'):
     conv1_weights = get_weight_variable([CONV1_SIZE, CONV1_SIZE, NUM_CHANNELS, CONV1_DEEP], None)
     conv1_biases = _get_bias_variable(CONV1_DEEP, 0.0)
     conv1 = tf.nn.conv2d(input_tensor, conv1_weights, strides=[1, 1, 1, 1], padding='SAME')
     relu1 = tf.nn.relu(tf.nn.bias_add(conv1, conv1_biases))  # [batch, 28, 28, 32]
 
+  # Pooling has no variables, and so needs no variable scope.
   with tf.name_scope('layer2-pool1'):
     pool1 = tf.nn.max_pool(relu1, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1],
                            padding='SAME')  # [batch, 14, 14, 32]
@@ -84,19 +87,24 @@ def inference(input_tensor, train, regularizer, dropout_seed=None):
     pool2 = tf.nn.max_pool(relu2, ksize=[1, 2, 2, 1], strides=[1, 2, 2, 1],
                            padding='SAME')  # [batch, 7, 7, 64]
 
-  # The batch stays -1, not the book's pool_shape[0], which is None where it is unknown.
+  # Dense layers read a vector: all 7 * 7 * 64 numbers of an image. The batch stays -1, not the
+  # book's pool_shape[0], which is None where it is unknown.
   pool_shape = pool2.get_shape().as_list()
   nodes = pool_shape[1] * pool_shape[2] * pool_shape[3]
   reshaped = tf.reshape(pool2, [-1, nodes])  # [batch, 3136]
 
+  # Only the dense layers are regularized and have dropout: they hold 97 % of the parameters.
   with tf.variable_scope('layer5-fc1'):
     fc1_weights = get_weight_variable([nodes, FC_SIZE], regularizer)
     fc1_biases = _get_bias_variable(FC_SIZE, 0.1)
     fc1 = tf.nn.relu(tf.matmul(reshaped, fc1_weights) + fc1_biases)  # [batch, 512]
-    if train:
+    if train and dropout_seed is None:
+      fc1 = tf.nn.dropout(fc1, rate=DROPOUT_RATE)
+    elif train:
       # Drawn from a seed, not from a hidden state, so that a resumed run draws the same.
       fc1 = tf.nn.experimental.stateless_dropout(fc1, rate=DROPOUT_RATE, seed=dropout_seed)
 
+  # No softmax: the loss takes logits, and the largest of them is the answer as it is.
   with tf.variable_scope('layer6-fc2'):
     fc2_weights = get_weight_variable([FC_SIZE, NUM_LABELS], regularizer)
     fc2_biases = _get_bias_variable(NUM_LABELS, 0.1)

@@ -96,7 +96,7 @@ class DataSet:
     return self.images[examples], self.labels[examples]
 
   def start_at(self, examples):
-    """Go on as after the first so many examples: a resumed run sees the batches of its own."""
+    """Go on as if so many examples had been given: a resumed run gets the batches that are next."""
     self._given = examples
 
   def digest(self):

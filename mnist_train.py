@@ -38,11 +38,11 @@ SUMMARY_INTERVAL_STEPS = 100
 
 SEED = 1  # of initial weights, dropout and shuffling
 
-# What tells a run that went wrong. The first steps are always worse than guessing: the initial
+# Signs of a run that has gone wrong. The first steps are always worse than guessing: the initial
 # weights make the network sure of wrong answers.
 GUESSING = math.log(mnist_inference.NUM_LABELS)  # cross entropy of ten equal probabilities, in nats
 STEPS_TO_LEARN = 100
-DIVERGED = 100  # times the loss of the first step
+DIVERGED = 100  # times the loss of the first step, or the cross entropy of guessing
 DIVERGED_ADVICE = 'give a smaller --learning_rate_base and another --model_dir'
 
 FLAGS = flags.FlagValues()
@@ -78,7 +78,7 @@ flags.DEFINE_integer('max_to_keep', MAX_TO_KEEP, 'Newest checkpoints to keep.',
 flags.DEFINE_integer('seed', SEED, 'Seed of initial weights, dropout and shuffling.',
                      lower_bound=0, upper_bound=2**31 - 1, flag_values=FLAGS)
 
-# Another value of these changes a run that goes on, and is told; the others do not matter to it.
+# Options that change what later steps do: a resumed run prints a line for each that was changed.
 TOLD_OPTIONS = ('seed', 'batch_size', 'learning_rate_base', 'learning_rate_decay',
                 'regularization_rate', 'dropout', 'moving_average_decay')
 
@@ -105,7 +105,7 @@ def build_model(x, y_, num_examples, options, make_optimizer=tf.train.GradientDe
     x: float32 [batch, 28, 28, 1] in [0, 1].
     y_: float32 [batch, 10], one-hot.
     num_examples: int, training examples, which make an epoch of the learning rate.
-    options: of `options`.
+    options: what `options` returns.
     make_optimizer: function of the learning rate that returns a tf.train.Optimizer.
   """
   def regularizer(weights):
@@ -150,9 +150,9 @@ def check_loss(step, loss, first_loss, options):
 
 
 def warn_of_guessing(step, cross_entropy, options):
-  """Say so if a network that has had the steps to learn answers no better than by guessing.
+  """Warn if the network answers no better than by guessing after STEPS_TO_LEARN steps.
 
-  One that does far worse has had the steps to be ruined.
+  Before that, warn only if it does far worse, DIVERGED times: it is ruined already.
   """
   if cross_entropy > (0.98 if step > STEPS_TO_LEARN else DIVERGED) * GUESSING:
     console.warn(f'the cross entropy is {cross_entropy:.3g} after {step} steps, no better than '
@@ -202,25 +202,27 @@ def resume(sess, saver, model, options):
   return path, steps_done
 
 
-def train(mnist, options):
+def train(mnist, options=None):
   """Train on mnist.train, from the newest checkpoint of the model folder if there is one.
 
   Args:
     mnist: mnist_input.DataSets with one-hot labels.
-    options: of `options`.
+    options: what `options` returns; None for the defaults.
 
   Returns:
     The path of the last checkpoint.
 
   Raises:
     UserError: if another process trains in the folder, its checkpoints are damaged or of another
-      network, a checkpoint cannot be written, or the loss is not finite.
+      network, a checkpoint cannot be written, the data do not fit the options, or the loss is not
+      finite or has become DIVERGED times the first one.
   """
+  options = options or console.options(FLAGS)
   check_training_set(mnist.train, options)
   with (checkpoints.ModelFolder(options.model_dir, MODEL_NAME) as folder,
         tf.Graph().as_default(), tf.Session() as sess, console.StopSignals() as stop,
         curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer):
-    # Where images and labels are fed in, under the book's names.
+    # Where images and labels are fed in, under the book's names; in batches of any size.
     x = tf.placeholder(tf.float32, [None, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE,
                                     mnist_inference.NUM_CHANNELS], name='x-input')
     y_ = tf.placeholder(tf.float32, [None, mnist_inference.OUTPUT_NODE], name='y-input')
@@ -254,7 +256,8 @@ def train(mnist, options):
         first_loss = loss
         warn_of_guessing(steps_done, cross_entropy, options)  # going on from a ruined network
       is_last = step == options.training_steps or stop.received
-      # As in the book at steps 1, 1001, 2001, ..., and at the last.
+      # As in the book at steps 1, 1001, 2001, ..., and at the last. How good the network is on the
+      # validation images, mnist_eval.py tells, a program of its own.
       is_saved = is_last or (step - 1) % options.save_interval_steps == 0
       if is_saved or not math.isfinite(loss):
         check_loss(step, loss, first_loss, options)

@@ -46,11 +46,13 @@ def define_flags(flag_values):
   """Define the flags of a cluster, under the book's names."""
   flags.DEFINE_enum('job_name', None, ['ps', 'worker'], 'What this process is: a parameter server '
                     'or a worker.', flag_values=flag_values)
-  flags.DEFINE_integer('task_index', 0, 'Which of them, from 0 on; worker 0 is the chief.',
+  flags.DEFINE_integer('task_index', 0, 'Number of this process among those of its job, from 0 on; '
+                       'worker 0 is the chief.',
                        lower_bound=0, flag_values=flag_values)
   flags.DEFINE_string('ps_hosts', PS_HOSTS, 'Addresses of the parameter servers, host:port, '
                       'separated by commas; in private networks only.', flag_values=flag_values)
-  flags.DEFINE_string('worker_hosts', WORKER_HOSTS, 'Addresses of the workers, likewise.',
+  flags.DEFINE_string('worker_hosts', WORKER_HOSTS, 'Addresses of the workers, host:port, '
+                      'separated by commas.',
                       flag_values=flag_values)
   flags.DEFINE_bool('sync', False, 'Workers share the batch of each step and wait for each other.',
                     flag_values=flag_values)

@@ -21,8 +21,8 @@ def define_flags(flag_values):
   """Define the flags of the launcher, and that of the processes it starts."""
   flags.DEFINE_integer('local_workers', 0, 'Start a cluster of so many workers on this machine.',
                        lower_bound=0, flag_values=flag_values)
-  flags.DEFINE_integer('local_ps', 1, 'Parameter servers of that cluster.', lower_bound=1,
-                       flag_values=flag_values)
+  flags.DEFINE_integer('local_ps', 1, 'Parameter servers of the cluster of --local_workers.',
+                       lower_bound=1, flag_values=flag_values)
   flags.DEFINE_bool('end_with_stdin', False, 'End when standard input does, as the processes of '
                     '--local_workers do with the one that started them.', flag_values=flag_values)
 

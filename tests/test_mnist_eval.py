@@ -62,6 +62,14 @@ def test_a_folder_that_is_trained_in_again_is_scored_again(trained_dir, tmp_path
   assert [checkpoints.step_of(path) for path in polls] == [1, 21, 41, 61]
 
 
+def test_polling_says_once_that_it_waits(tmp_path, capsys):
+  polls = mnist_eval.new_checkpoints(mnist_eval.options(
+      model_dir=tmp_path, eval_interval_secs=0, timeout_secs=0.3))
+  assert list(polls) == []
+  waiting = f'No checkpoint file found in {tmp_path} yet: waiting for one.\n'
+  assert capsys.readouterr().out == waiting
+
+
 def test_accuracy_goes_to_a_tensorboard_folder_of_its_own(mnist, tmp_path, trained_dir):
   for path in trained_dir.glob('mnist.ckpt-61*'):
     os.link(path, tmp_path / path.name)

@@ -42,6 +42,15 @@ def test_dropout_follows_from_its_seed_alone():
   assert dropped.shape == (1, 512) and 0.4 < np.mean(dropped == 0) <= 0.9  # half, and what is dead
 
 
+def test_the_books_own_call_drops_others_each_time():
+  with tf.Graph().as_default(), tf.Session() as sess:
+    images = tf.Variable(tf.random_uniform([1, 28, 28, 1], seed=1))
+    logits = mnist_inference.inference(images, True, tf.nn.l2_loss)
+    assert len(tf.get_collection('losses')) == 2  # of the dense layers
+    sess.run(tf.global_variables_initializer())
+    assert np.abs(sess.run(logits) - sess.run(logits)).max() > 0.01
+
+
 @pytest.mark.parametrize('batch', [1, 7])
 def test_known_batch_sizes(batch):
   with tf.Graph().as_default():
