@@ -157,7 +157,7 @@ def refuse_arguments(argv):
 # -- Start and end of a script -----------------------------------------------------------
 
 
-def open_closed_streams():
+def _open_closed_streams():
   """Open the null device where a standard stream was closed, as by `>&-` or in some cron jobs.
 
   Otherwise the next file to be opened would take its number, and what a library prints would
@@ -171,6 +171,33 @@ def open_closed_streams():
   for name, number in (('stdout', 1), ('stderr', 2)):
     if getattr(sys, name) is None:
       setattr(sys, name, open(number, 'w', closefd=False))
+
+
+def _is_script():
+  """Return whether this process runs a script of this folder, not a notebook or another program."""
+  path = os.path.abspath(getattr(sys.modules['__main__'], '__file__', None) or '')
+  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  return (os.path.dirname(path) == root and 'IPython' not in sys.modules
+          and re.fullmatch(r'(mnist|flower)_\w+\.py', os.path.basename(path)) is not None)
+
+
+def _let_interrupts_end_in_one_line():
+  """Let Ctrl-C end a script in one line, where an import has pages of traceback, until `run`."""
+  if (not _is_script() or threading.current_thread() is not threading.main_thread()
+      or signal.getsignal(signal.SIGINT) is not signal.default_int_handler):
+    return
+  standard_error = os.dup(2)  # what TensorFlow's import writes there is held back
+
+  def end(number, frame):
+    del number, frame
+    os.write(standard_error, b'%s: interrupted\n' % os.fsencode(os.path.basename(sys.argv[0])))
+    os._exit(INTERRUPTED)
+
+  signal.signal(signal.SIGINT, end)
+
+
+_open_closed_streams()
+_let_interrupts_end_in_one_line()
 
 
 def _print_each_line_at_once():

@@ -9,7 +9,6 @@ import importlib.abc
 import importlib.machinery
 import os
 import re
-import signal
 import sys
 import tempfile
 import threading
@@ -61,30 +60,6 @@ def _has_gpu_driver():
     return True
   except OSError:
     return False
-
-
-@contextlib.contextmanager
-def _interrupts_end_in_one_line():
-  """Let Ctrl-C in this block end a script in one line, where an import has pages of traceback."""
-  is_script = (threading.current_thread() is threading.main_thread()
-               and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-               and 'ipykernel' not in sys.modules)  # there, Ctrl-C must not end the kernel
-  if not is_script:
-    yield
-    return
-  standard_error = os.dup(2)  # the one before it is held back
-
-  def end(number, frame):
-    del number, frame
-    os.write(standard_error, b'%s: interrupted\n' % os.fsencode(os.path.basename(sys.argv[0])))
-    os._exit(console.INTERRUPTED)
-
-  signal.signal(signal.SIGINT, end)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.close(standard_error)
 
 
 @contextlib.contextmanager
@@ -144,7 +119,6 @@ _INFORMATION = (rb'I\d{4} |.* I tensorflow/|WARNING: All log messages before abs
 if not _has_gpu_driver():
   _INFORMATION += rb'|.*failed call to cuInit'
 
-console.open_closed_streams()
 # Kernels of oneDNN, which TensorFlow turns on by itself only on processors with AVX-512: a step of
 # MNIST takes 61 ms instead of 99 on two cores with AVX2.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
@@ -152,7 +126,7 @@ try:
   tempfile.gettempdir()
 except OSError:  # none can be written, but TensorFlow's import ends without the name of one
   tempfile.tempdir = os.curdir
-with _interrupts_end_in_one_line(), _no_garbage_collection(), _without_keras():
+with _no_garbage_collection(), _without_keras():
   if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1') == '0':
     import tensorflow.compat.v1 as tf
   else:

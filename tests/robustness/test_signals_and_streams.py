@@ -81,15 +81,16 @@ def test_an_ignored_interrupt_stays_ignored(digits_dir, tmp_path):
 
 @pytest.mark.parametrize('script', ['mnist_train.py', 'flower_predict.py'])
 def test_an_interrupt_while_modules_are_imported_ends_in_one_line(script):
-  for seconds in (1, 2):
+  for seconds in (1, 1.5, 2, 2.5):
     process = running.start_script(script, '--help')
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    if process.returncode == 0:  # it had ended
-      assert err == '' and '--' in out
+    interrupted = f'{script}: interrupted\n'
+    if '--' in out:  # it had done what was asked
+      assert err in ('', interrupted)
     else:
-      assert process.returncode == 130 and err == f'{script}: interrupted\n', (seconds, err)
+      assert (process.returncode, err) == (130, interrupted), seconds
 
 
 # -- Streams -----------------------------------------------------------------------------
