@@ -15,12 +15,15 @@ import pathlib
 import re
 import threading
 
+import numpy as np
+
 import mnist_eval
 import mnist_input
 from benchmarks import recording
 from support.quiet_tensorflow import tf
 
 THREADS = 1  # of a run
+WRONG_DIGITS = 40  # kept of a run, to be shown
 
 TRAIN, CLUSTER = 'mnist_train.py', 'mnist_dist_train.py'
 SETTINGS = {
@@ -51,14 +54,14 @@ def read_filters(model_dir):
 
 
 def find_wrong_digits(model_dir):
-  """Return [[test image, its label, the answer], ...] of the wrong answers."""
+  """Return [[test image, its label, the answer], ...] of the first wrong answers."""
   test = mnist_input.read_data_sets(mnist_input.DATA_DIR).test
   with tf.Graph().as_default(), tf.Session() as sess:
     graph = mnist_eval.build_evaluation_graph()
     mnist_eval.restore_model(sess, graph, str(model_dir))
     predicted = mnist_eval.predict_logits(sess, graph, test.images).argmax(1)
-  return [[k, int(label), int(answer)] for k, (label, answer) in
-          enumerate(zip(test.labels, predicted, strict=True)) if label != answer]
+  return [[int(k), int(test.labels[k]), int(predicted[k])]
+          for k in np.flatnonzero(predicted != test.labels)[:WRONG_DIGITS]]
 
 
 _graph_lock = threading.Lock()  # what reads checkpoints and events here does so one at a time

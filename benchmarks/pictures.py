@@ -101,10 +101,10 @@ def draw_digits():
   for axes, weights in zip(filters.subplots(8, 4).flat, run['filters'], strict=True):
     axes.imshow(weights, 'gray')
     axes.set_axis_off()
-  shown = run['wrong'][:40]
-  wrong.suptitle(f'the first {len(shown)} of {len(run["wrong"])} wrong test digits: '
-                 'label and answer', fontsize=10)
-  for axes, (k, label, answer) in zip(wrong.subplots(5, 8).flat, shown, strict=True):
+  count = round(len(images) * (1 - run['test']))
+  wrong.suptitle(f'the first {len(run["wrong"])} of {count} wrong test digits: label and answer',
+                 fontsize=10)
+  for axes, (k, label, answer) in zip(wrong.subplots(5, 8).flat, run['wrong'], strict=True):
     axes.imshow(images[k], 'gray_r')
     axes.set_title(f'{label}:{answer}', fontsize=8, pad=2)
     axes.set_axis_off()
