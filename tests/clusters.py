@@ -15,8 +15,7 @@ import running
 TIMEOUT_SECS = 180
 
 # What TensorFlow logs when others end, where it was imported before a script could say otherwise.
-LOG_LINE = re.compile(r'(\[\w+ \d+\]\s)?'
-                      r'([IW]\d{4} |\s*\[\[|Additional GRPC error|:UNKNOWN:Error|$)')
+LOG_LINE = re.compile(r'[IW]\d{4} |\s*\[\[|Additional GRPC error|:UNKNOWN:Error|$')
 
 
 def free_addresses(count):
