@@ -8,7 +8,8 @@
 
 Takes the flags of flower_finetune.py and those of mnist_dist_train.py. Each worker reads its
 batches, or with --sync its share of each, from --input_file; worker 0, the chief, restores, saves,
-validates and tests. Nothing is kept of what the last layer reads: the whole network runs.
+validates and tests. Nothing is kept of what the last layer reads: the whole network runs. The
+others wait for a chief that has ended before the last step: start it again.
 TensorFlow's servers have no password and run what they are sent: private networks only.
 """
 import os
@@ -127,8 +128,8 @@ def lead(data, member, options):
                               flower_evaluation.DIVERGED_ADVICE)
     with member.session() as sess:
       # Variables from the newest checkpoint of an earlier run, or else the tuned ones.
-      path, steps_done = flower_finetune.resume(sess, saver, replica.model, ckpt_path,
-                                                tuned_variables)
+      path, steps_done = member.call(
+          flower_finetune.resume, sess, saver, replica.model, ckpt_path, tuned_variables)
       examples = flower_bottlenecks.make_examples(sess, replica.model, data, options,
                                                   on_bottlenecks=False)
       worst = 0  # cross entropy at a validation
@@ -140,8 +141,8 @@ def lead(data, member, options):
         print(f'Stopped by {member.stop.received}; run again to go on. Saved {path}')
         return
       # The result, on photos that had no part in training, nor in choosing how to train.
-      predicted = flower_evaluation.predict_logits(sess, replica.model, examples, 'testing',
-                                                   options.seed).argmax(1)
+      predicted = member.call(flower_evaluation.predict_logits, sess, replica.model, examples,
+                              'testing', options.seed).argmax(1)
       flower_evaluation.print_test_report(predicted, data)
       flower_evaluation.print_advice(predicted, data, worst, recipe, options)
       flower_evaluation.add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)

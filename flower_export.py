@@ -14,9 +14,9 @@ and returns
 
 It decodes as flower_predict.py does: JPEG files upright by their EXIF orientation, transparent
 parts of PNG files on white, of an animation the first picture. Without Python there is no Pillow,
-though: TIFF and WebP files, PNG files not of 8 bits a colour and BMP files below 24 bits are
-refused, and an orientation is seen in a JPEG file's EXIF alone. A photo that cannot be decoded
-fails the request that it is in.
+though: TIFF and WebP files, PNG files not of 8 bits a colour, BMP files below 24 bits, and GIF
+files that are transparent or do not fill their screen are refused, and an orientation is seen in a
+JPEG file's EXIF alone. A photo that cannot be decoded fails the request that it is in.
 """
 import os
 
@@ -35,12 +35,16 @@ LABELS_FILE = 'labels.txt'  # the asset that holds the class names, one a line
 # Segments of a JPEG file that are looked at. Before the pixels stand some ten; a file made to waste
 # time may have millions.
 MAX_SEGMENTS = 1000
+MAX_BLOCKS = 10_000  # likewise of a GIF file: 255 bytes each
 
 # What stands in a JPEG file, as big-endian numbers.
-START_OF_SCAN, APP1 = 0xFFDA, 0xFFE1  # marks of segments
+START_OF_SCAN, APP1, FILL = 0xFFDA, 0xFFE1, 0xFFFF  # marks of segments; one that is filled up
 EXIF = int.from_bytes(b'Exif', 'big')  # how that segment begins, after APP1 and its length
 LITTLE_ENDIAN, BIG_ENDIAN = (int.from_bytes(begin, 'big') for begin in (b'II*\0', b'MM\0*'))
-SHORT = 3  # the type of the orientation's value
+SHORT, LONG = 3, 4  # types of the orientation's value, of 2 and 4 bytes
+
+# What stands in a GIF file.
+EXTENSION, CONTROL, PICTURE = 0x21, 0xF9, 0x2C  # a block; of these the one that tells transparency
 
 FLAGS = flags.FlagValues()
 console.share_flags(FLAGS, flower_predict.FLAGS, 'model_dir')
@@ -86,8 +90,11 @@ def _find_exif(data):
     mark = number(start, 2)
     return (mark >= 0xFF00) & tf.not_equal(mark, START_OF_SCAN) & ~is_exif(start)
 
-  start = tf.while_loop(goes_on, lambda start: start + 2 + number(start + 2, 2),
-                        [tf.constant(2, tf.int64)], maximum_iterations=MAX_SEGMENTS)
+  def next_start(start):
+    return start + tf.where_v2(tf.not_equal(number(start, 2), FILL), 2 + number(start + 2, 2), 1)
+
+  start = tf.while_loop(goes_on, next_start, [tf.constant(2, tf.int64)],
+                        maximum_iterations=MAX_SEGMENTS)
   length = tf.where_v2(is_exif(start), number(start + 2, 2), 0)
   return data[start + 10:start + 2 + length]
 
@@ -107,8 +114,10 @@ def exif_orientation(contents):
   table = _numbers(exif, 4, 4, little_endian)  # the byte at which it begins: its length
   entries = exif[table + 2:table + 2 + 12 * _numbers(exif, table, 2, little_endian)]
   entries = tf.reshape(entries[:tf.size(entries) // 12 * 12], [-1, 12])  # [entries, 12]
-  tags, types, values = (_numbers(entries, first, 2, little_endian) for first in (0, 2, 8))
-  is_orientation = tf.equal(tags, pictures.EXIF_ORIENTATION) & tf.equal(types, SHORT)
+  tags, types, shorts = (_numbers(entries, first, 2, little_endian) for first in (0, 2, 8))
+  values = tf.where_v2(tf.equal(types, SHORT), shorts, _numbers(entries, 8, 4, little_endian))
+  is_orientation = tf.equal(tags, pictures.EXIF_ORIENTATION) & (
+      tf.equal(types, SHORT) | tf.equal(types, LONG))
   value = tf.reduce_sum(tf.boolean_mask(values, is_orientation)[:1])  # 0 if there is none
   is_right = (little_endian | tf.equal(begin, BIG_ENDIAN)) & (value >= 1) & (value <= 8)
   return tf.cast(tf.where_v2(is_right, value, pictures.UPRIGHT), tf.int32)
@@ -134,14 +143,49 @@ def _decode_png(contents):
   return tf.cond(is_plain, lambda: colours, on_white)
 
 
+def _is_plain_gif(data):
+  """Return whether the first picture of a GIF file fills its screen, and none of it is transparent.
+
+  Args:
+    data: uint8 tensor [bytes].
+  """
+  def number(first, size=1):
+    return _numbers(data, first, size, True)
+
+  # Before the picture stand extensions: two bytes, and blocks that begin with their size, the last
+  # of size 0.
+  def goes_on(start, in_blocks, is_transparent):
+    del is_transparent
+    return (start < size) & (in_blocks | tf.equal(number(start), EXTENSION))
+
+  def read_on(start, in_blocks, is_transparent):
+    told = (~in_blocks & tf.equal(number(start + 1), CONTROL)
+            & tf.equal(number(start + 3) % 2, 1))
+    step = tf.where_v2(in_blocks, 1 + number(start), 2)
+    return start + step, ~in_blocks | (number(start) > 0), is_transparent | told
+
+  size, flags_of_screen = tf.size(data, out_type=tf.int64), number(10)
+  table = tf.where_v2(flags_of_screen >= 128, 6 * 2 ** (flags_of_screen % 8), 0)  # of colours
+  start, _, is_transparent = tf.while_loop(
+      goes_on, read_on, (13 + table, tf.constant(False), tf.constant(False)),
+      maximum_iterations=MAX_BLOCKS)
+  fills = (tf.equal(number(start), PICTURE) & tf.equal(number(start + 1, 4), 0)
+           & tf.equal(number(start + 5, 4), number(6, 4)))  # place; width and height
+  return fills & ~is_transparent
+
+
 def _decode_gif_or_bmp(contents):
   """Return uint8 [height, width, 3] of a GIF or BMP file."""
   is_gif = tf.equal(tf.strings.substr(contents, 0, 4), b'GIF8')
   is_bmp = tf.equal(tf.strings.substr(contents, 0, 2), b'BM')
   # Below 24 bits, TensorFlow shows the palette's indices in place of its colours.
-  bits = _numbers(tf.io.decode_raw(contents, tf.uint8), 28, 2, True)
+  data = tf.io.decode_raw(contents, tf.uint8)
+  bits = _numbers(data, 28, 2, True)
+  # Where part of a GIF file's screen is empty or transparent, TensorFlow shows what happens to be.
+  is_plain = tf.cond(is_gif, lambda: _is_plain_gif(data), lambda: tf.constant(True))
   with _require(is_gif | (is_bmp & (bits >= 24)),
-                'Not a JPEG, PNG or GIF photo, nor a BMP one of 24 bits'):
+                'Not a JPEG, PNG or GIF photo, nor a BMP one of 24 bits'), \
+      _require(is_plain, 'A GIF photo that is transparent or does not fill its screen'):
     pixels = tf.image.decode_image(contents, channels=3, expand_animations=False)
   pixels.set_shape([None, None, 3])
   return pixels

@@ -9,7 +9,7 @@
 Takes the flags of mnist_train.py; worker 0, the chief, writes the same files into --model_dir and
 prints the same lines. By default each worker does steps of its own, asynchronously; with --sync all
 share the batch of each step. For several machines, give every process the same --ps_hosts and
---worker_hosts.
+--worker_hosts. The others wait for a chief that has ended before the last step: start it again.
 TensorFlow's servers have no password and run what they are sent: private networks only.
 """
 import os
@@ -115,8 +115,8 @@ def lead(mnist, member, options):
     initializer = tf.global_variables_initializer()
     with member.session() as sess:
       # Random weights, then those of the newest checkpoint, if there is one, in their place.
-      sess.run(initializer)
-      path, steps_done = mnist_train.resume(sess, saver, replica.model, options)
+      member.call(sess.run, initializer)
+      path, steps_done = member.call(mnist_train.resume, sess, saver, replica.model, options)
       if steps_done >= options.training_steps:
         return path
       curve_writer.add_graph(sess.graph)

@@ -113,6 +113,12 @@ def read_shapes(checkpoint_path):
         f'{checkpoint_path} is not a whole checkpoint ({describe(error)})') from None
 
 
+def _raise_if_of_a_server(error, sess):
+  """Raise an error that comes from the loss of a cluster's server, not from a file."""
+  if isinstance(error, tf.errors.UnavailableError) and sess.sess_str:  # the address of a cluster
+    raise error
+
+
 def restore_values(sess, saver, checkpoint_path):
   """Restore what a saver saves, unchecked.
 
@@ -126,6 +132,7 @@ def restore_values(sess, saver, checkpoint_path):
     raise UserError(f'{checkpoint_path} is of another network: its variables have other types'
                     ) from None
   except (ValueError, *FILE_ERRORS) as error:
+    _raise_if_of_a_server(error, sess)
     raise DamagedCheckpoint(f'{checkpoint_path} is damaged ({describe(error)})') from None
 
 
@@ -382,6 +389,7 @@ class Saver:
       self._write_state([name])
       self._delete_oldest(name)
     except (ValueError, OSError, *FILE_ERRORS) as error:
+      _raise_if_of_a_server(error, sess)
       raise UserError(f'cannot save step {step} in --model_dir={self._folder.path} '
                       f'({describe(error)}): make room or give write permission, then run again '
                       'to go on from the checkpoint before') from None

@@ -89,8 +89,8 @@ def read_task(options):
   """Return the Task that flags describe.
 
   Raises:
-    UserError: if an address is not one or is there twice, there is no such task, or the workers of
-      a synchronous step cannot have as many examples each.
+    UserError: if an address is not one or is there twice, there is no such task, or as for
+      `check_shares`.
   """
   hosts = {name: [host.strip() for host in getattr(options, name).split(',')]
            for name in ('ps_hosts', 'worker_hosts')}
@@ -100,7 +100,8 @@ def read_task(options):
           address.rsplit(':', 1)[1]) > 65535:
         raise UserError(f'--{name}: {address!r} is not an address: give host:port, separated by '
                         'commas', console.WRONG_USAGE)
-  addresses = hosts['ps_hosts'] + hosts['worker_hosts']
+  addresses = [re.sub(r':0*(\d+)$', r':\1', address)
+               for address in hosts['ps_hosts'] + hosts['worker_hosts']]
   twice = [address for address in addresses if addresses.count(address) > 1]
   if twice:
     raise UserError(f'--ps_hosts and --worker_hosts name {twice[0]} twice: give each process an '
@@ -113,11 +114,23 @@ def read_task(options):
   if task.index >= count:
     raise UserError(f'--task_index={task.index}: --{task.job_name}_hosts names {count}, of which '
                     f'the last is {count - 1}', console.WRONG_USAGE)
-  workers = len(task.worker_hosts)
+  check_shares(options, len(task.worker_hosts))
+  return task
+
+
+def check_alone(options):
+  """Raise UserError if flags of a single process are given along with those of a whole cluster."""
+  for name in ('job_name', 'task_index', 'ps_hosts', 'worker_hosts'):
+    if options[name].present:
+      raise UserError(f'--{name} and --local_workers: give --{name} to start one process, or '
+                      '--local_workers to start all of them on this machine', console.WRONG_USAGE)
+
+
+def check_shares(options, workers):
+  """Raise UserError if the workers of a synchronous step cannot have as many examples each."""
   if options.sync and options.batch_size % workers:
     raise UserError(f'--batch_size={options.batch_size} cannot be shared by {workers} workers: '
                     'with --sync give a multiple of their number', console.WRONG_USAGE)
-  return task
 
 
 # -- Servers and devices -----------------------------------------------------------------

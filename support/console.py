@@ -252,6 +252,11 @@ def _main_status(main, flag_values):
     _forget_quietly(interrupt)
     warn('interrupted')
     return INTERRUPTED
+  except RuntimeError as error:  # Ctrl-C while TensorFlow made an error of its own
+    if 'KeyboardInterrupt' not in str(error):
+      raise
+    warn('interrupted')
+    return INTERRUPTED
   except BrokenPipeError:  # as in `mnist_eval.py | head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return FAILURE

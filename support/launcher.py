@@ -12,7 +12,7 @@ from absl import flags
 
 from support import console
 
-END_SECS = 10  # for the others to end by themselves once one has failed
+SHOW_SECS = 10  # for the last lines of a process to be shown
 POLL_SECS = 0.1
 STOP = 'stop\n'  # asks a process to end as a stop signal does
 
@@ -41,14 +41,11 @@ def obey_stdin():
 
 def _free_addresses(count):
   """Return addresses of this machine where nobody listens."""
-  sockets = [socket.socket() for _ in range(count)]
-  try:
+  with contextlib.ExitStack() as stack:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
     for each in sockets:
       each.bind(('127.0.0.1', 0))
     return [f'127.0.0.1:{each.getsockname()[1]}' for each in sockets]
-  finally:
-    for each in sockets:
-      each.close()
 
 
 def _arguments(flag_values):
@@ -61,21 +58,21 @@ def _arguments(flag_values):
                                                         'worker_hosts')]
 
 
-def _show(name, stream, shown):
-  """Print the lines of a process under its name, until it has ended."""
-  for line in stream:
-    with _whole_lines:
-      print(f'[{name}] {line.rstrip()}', file=shown, flush=True)
-
-
 _whole_lines = threading.Lock()  # of several processes
 
 
 class _Process:
   """A process of the cluster, and the threads that show its lines."""
 
-  def __init__(self, name, command):
+  def __init__(self, name, command, told):
+    """Start it.
+
+    Args:
+      told: set of the errors that were shown, to which its own are added.
+    """
     self.name = name
+    self._told = told
+    self.unheard = None  # the OSError of standard output, once it takes no more lines
     # In a session of its own, so that Ctrl-C reaches only this process, which then asks the chief.
     own_group = ({'creationflags': subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == 'nt'
                  else {'start_new_session': True})
@@ -83,11 +80,25 @@ class _Process:
     self._popen = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=environment, text=True, encoding='utf-8', errors='replace', **own_group)
-    self._threads = [threading.Thread(target=_show, args=(name, *streams), daemon=True)
+    self._threads = [threading.Thread(target=self._show, args=streams, daemon=True)
                      for streams in ((self._popen.stdout, sys.stdout),
                                      (self._popen.stderr, sys.stderr))]
     for thread in self._threads:
       thread.start()
+
+  def _show(self, stream, shown):
+    """Print its lines under its name, until it has ended."""
+    for line in stream:  # to the end, also where nobody hears them: it would wait for a reader
+      try:
+        with _whole_lines:
+          # What is wrong with the flags or the data, each process finds for itself.
+          if ': error: ' not in line or line not in self._told:
+            print(f'[{self.name}] {line.rstrip()}', file=shown, flush=True)
+          if ': error: ' in line:
+            self._told.add(line)
+      except OSError as error:
+        if shown is sys.stdout:
+          self.unheard = error
 
   @property
   def status(self):
@@ -100,15 +111,18 @@ class _Process:
       self._popen.stdin.write(STOP)
       self._popen.stdin.flush()
 
-  def end(self):
-    """End it now, if it has not ended, and show its last lines."""
+  def kill(self):
+    """End it now, if it has not ended."""
     with contextlib.suppress(OSError):
       self._popen.stdin.close()
     if self.status is None:
       self._popen.kill()
+
+  def show_end(self):
+    """Wait for its end, and for its last lines to be shown."""
     self._popen.wait()
     for thread in self._threads:
-      thread.join(END_SECS)
+      thread.join(SHOW_SECS)
 
 
 def _wait(processes, stop):
@@ -117,6 +131,9 @@ def _wait(processes, stop):
   while True:
     statuses = [process.status for process in processes]
     failed = [process for process in processes if process.status]
+    for process in processes:
+      if process.unheard:
+        raise process.unheard
     if failed:
       return failed[0]
     if None not in statuses:
@@ -130,32 +147,40 @@ def _wait(processes, stop):
 def launch(script, flag_values):
   """Start a cluster on this machine, wait for its end, and return the exit status.
 
+  That is the status of the first process that fails, whose line has told why.
+
   Args:
     script: str, the path of the script to run.
     flag_values: the script's flags, which its processes get.
   """
   servers, workers = flag_values.local_ps, flag_values.local_workers
-  addresses = _free_addresses(servers + workers)
+  try:
+    addresses = _free_addresses(servers + workers)
+  except OSError as error:
+    raise console.UserError(f'--local_workers={workers} needs a port for each process '
+                            f'({console.describe(error)}): give fewer') from None
   command = [sys.executable, '-u', os.path.abspath(script), *_arguments(flag_values),
              '--end_with_stdin', f'--ps_hosts={",".join(addresses[:servers])}',
              f'--worker_hosts={",".join(addresses[servers:])}']
   tasks = [('ps', index) for index in range(servers)]
   tasks += [('worker', index) for index in reversed(range(workers))]  # the chief last
-  processes = []
+  processes, told = [], set()
   with console.StopSignals() as stop:
     try:
       for job_name, index in tasks:
         processes.append(_Process(f'{job_name} {index}', [
-            *command, f'--job_name={job_name}', f'--task_index={index}']))
+            *command, f'--job_name={job_name}', f'--task_index={index}'], told))
       failed = _wait(processes, stop)
       if failed and not stop.received:
         time.sleep(1)  # its reason may be another one's failure, which is about to be told
     finally:
+      for process in processes:  # all, before one can complain of the loss of another
+        process.kill()
       for process in processes:
-        process.end()
+        process.show_end()
   if stop.received:
     return console.INTERRUPTED if failed else console.SUCCESS
-  if failed:
+  if failed and not told:
     raise console.UserError(f'{failed.name} has ended with status {failed.status}: the others were '
                             'ended, too')
-  return console.SUCCESS
+  return max(failed.status, console.FAILURE) if failed else console.SUCCESS  # a signal's is below 0

@@ -138,9 +138,10 @@ with _no_garbage_collection(), _without_keras():
 tf.disable_v2_behavior()
 
 
-def _describe(error):
-  """Return the first line of an error's message, without the graph's nodes."""
+def describe_error(error):
+  """Return the first line of a TensorFlow error's message that is not about nodes or tasks."""
   reason = re.split(r"\nNode: '[^']*'\n", error.message)[-1]
+  reason = re.sub(r'(Graph execution error:|From /job:\S+:)\s*', '', reason)
   return reason.strip().split('\n')[0] or type(error).__name__
 
 
@@ -150,4 +151,4 @@ FILE_ERRORS = (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.erro
                tf.errors.ResourceExhaustedError, tf.errors.FailedPreconditionError,
                tf.errors.OutOfRangeError, tf.errors.UnknownError, tf.errors.InternalError,
                tf.errors.UnavailableError, tf.errors.AlreadyExistsError)
-console.one_line_errors.update(dict.fromkeys(FILE_ERRORS, _describe))
+console.one_line_errors.update(dict.fromkeys(FILE_ERRORS, describe_error))

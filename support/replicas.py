@@ -61,7 +61,7 @@ class AsyncSteps:
   def start(self, sess):
     """Begin these steps, once the variables of the model have their values."""
     if self._member.task.is_chief:
-      sess.run(self._start)
+      self._member.call(sess.run, self._start)
 
   def first_step(self):
     """Return the number of this worker's first step."""
@@ -147,9 +147,9 @@ class SyncSteps:
   def start(self, sess):
     """Begin these steps, once the variables of the model have their values."""
     if not self._member.task.is_chief:
-      self._member.run(self._optimizer.local_step_init_op)
+      self._member.call(sess.run, self._optimizer.local_step_init_op)
       return
-    sess.run(self._optimizer.chief_init_op)
+    self._member.call(sess.run, self._optimizer.chief_init_op)
     # This thread averages the gradients of a step as they come, applies them, and hands out as many
     # tokens as there are workers. Without the optimizer's extra tokens at the start, which would
     # let a fast worker do the first step alone.

@@ -10,7 +10,7 @@ import time
 
 from support import cluster, console, launcher
 from support.console import UserError
-from support.quiet_tensorflow import tf
+from support.quiet_tensorflow import describe_error, log_lines_held_back, tf
 
 LOST_SECS = 30  # without an answer, after which a parameter server is lost
 STOP_SECS = 5  # for a step to end after a stop signal; it may wait for a worker that is away
@@ -102,13 +102,16 @@ class Member:
         if notice[name] != hosts:
           raise UserError(f'--{name}={",".join(hosts)}, but ps {index} was started with '
                           f'{",".join(notice[name])}: give all processes the same')
-    self._board.sign(self.task.index, has_left=False)
+    self._tell(self._board.sign, self.task.index, has_left=False)
     self._answered = self._looked = time.monotonic()
     return self
 
   def __exit__(self, kind, error, traceback):
-    """Sign off; a chief that leaves, by whatever failure, ends the training for all."""
-    with contextlib.suppress(*RUN_ERRORS):
+    """Sign off; a chief that leaves its run, by whatever failure, ends the training for all.
+
+    One that fails before leaves the others waiting for a better one.
+    """
+    with contextlib.suppress(*RUN_ERRORS, UserError):
       if not self._is_lost:
         if self.task.is_chief and self._run:
           failure = str(error) if isinstance(error, Exception) else None  # no stop signal
@@ -137,17 +140,30 @@ class Member:
     deadline = time.monotonic() + self._start_secs
     while True:
       try:
-        return self._board.read()
-      except RUN_ERRORS as error:
-        if time.monotonic() > deadline or self.stop.received:
-          raise UserError('the parameter servers do not answer '
-                          f'({console.describe(error)}): start all processes again') from None
+        # TensorFlow logs what it raises of a server that is none of its own.
+        with log_lines_held_back(rb'.*master\.cc:\d+\] |Additional GRPC error|:UNKNOWN:Error'):
+          return self._board.read()
+      except (*RUN_ERRORS, tf.errors.UnimplementedError) as error:
+        if self.stop.received:
+          raise KeyboardInterrupt from None
+        is_foreign = isinstance(error, tf.errors.UnimplementedError)  # a server of something else
+        if time.monotonic() > deadline or is_foreign:
+          raise UserError(f'--ps_hosts={",".join(self.task.ps_hosts)} do not answer as parameter '
+                          f'servers ({describe_error(error)}): correct it, or start all '
+                          'processes again') from None
       time.sleep(cluster.POLL_SECS)
 
   # -- Runs
 
+  def _tell(self, change, *args, **kwargs):
+    """Change the board; raise UserError if a parameter server is lost."""
+    try:
+      change(*args, **kwargs)
+    except RUN_ERRORS:
+      self._lose(_silent(self.task.ps_hosts))
+
   def _write(self, run, **notice):
-    self._board.write(**self._hosts, run=run, settings=self._settings, **notice)
+    self._tell(self._board.write, **self._hosts, run=run, settings=self._settings, **notice)
     self._announced = run
 
   def begin_run(self):
@@ -189,7 +205,7 @@ class Member:
         yield self._graph()
         waits_since, is_told = time.monotonic(), False
       elif time.monotonic() - waits_since > STOP_SECS and not is_told:
-        print('Waiting for worker 0, the chief.')
+        print('Waiting for worker 0, the chief: start it, also if it has ended.')
         is_told = True
       time.sleep(cluster.POLL_SECS)
 
@@ -205,14 +221,19 @@ class Member:
 
   @contextlib.contextmanager
   def session(self):
-    """Give a tf.Session of the default graph; what waits for others goes through `run`."""
+    """Give a tf.Session of the default graph; what it runs goes through `run` or `call`."""
     self._session = tf.Session(self._server.target, config=tf.ConfigProto(
         device_filters=['/job:ps', f'/job:worker/task:{self.task.index}']))
     try:
       yield self._session
     finally:
-      if not self._is_lost:  # else TensorFlow waits for the parameter server
-        self._session.close()
+      if not self._is_lost:
+        # In a thread, because TensorFlow waits for a parameter server, for ever if it is lost.
+        closing = threading.Thread(target=self._session.close, daemon=True)
+        closing.start()
+        closing.join(cluster.ANSWER_SECS)
+        if closing.is_alive():
+          _kept.append(self._session)
 
   def call(self, function, *args, stoppable=False):
     """Return function(*args), which may wait for other processes; watch the board meanwhile.
@@ -293,8 +314,9 @@ class Member:
   def _lose(self, index):
     self._is_lost = True
     _kept.append((self._session, self._board))
-    which = ('a parameter server has been started again and has lost its variables'
-             if index is None else f'ps {index} at {self.task.ps_hosts[index]} is lost')
+    which = ('a parameter server does not answer, or has been started again and has lost its '
+             'variables' if index is None
+             else f'ps {index} at {self.task.ps_hosts[index]} is lost')
     raise UserError(f'{which}: start all processes again, to go on from the newest checkpoint')
 
 
@@ -324,6 +346,8 @@ def take_part(script, flag_values, work):
     The exit status.
   """
   if flag_values.local_workers:
+    cluster.check_alone(flag_values)
+    cluster.check_shares(flag_values, flag_values.local_workers)
     return launcher.launch(script, flag_values)
   if flag_values.end_with_stdin:
     launcher.obey_stdin()

@@ -67,12 +67,14 @@ def encode(image, kind, **options):
   return file.getvalue()
 
 
-def exif(order, orientation, magic=42, table=8):
+def exif(order, orientation, magic=42, table=8, kind=3):
   """Return EXIF's bytes: the width, the orientation, and the date's place."""
   sign = {b'II': '<', b'MM': '>'}[order]
+  value = (struct.pack(sign + 'HH', orientation, 0) if kind == 3  # SHORT, or LONG
+           else struct.pack(sign + 'I', orientation))
   return b''.join([b'Exif\0\0', order, struct.pack(sign + 'HI', magic, table),
                    struct.pack(sign + 'H', 3), struct.pack(sign + 'HHII', 0x0100, 4, 1, 50),
-                   struct.pack(sign + 'HHIHH', 0x0112, 3, 1, orientation, 0),
+                   struct.pack(sign + 'HHI', 0x0112, kind, 1), value,
                    struct.pack(sign + 'HHII', 0x0132, 2, 20, 0), struct.pack(sign + 'I', 0)])
 
 
@@ -87,6 +89,8 @@ ODD_EXIF = {
     'table-outside': turned(exif(b'MM', 6, table=0xFFFFFFF0)),
     'of-another-kind': turned(exif(b'II', 6, magic=43)),
     'after-a-profile': encode(picture(), 'JPEG', exif=exif(b'II', 8), icc_profile=b'p' * 150_000),
+    'of-four-bytes': turned(exif(b'MM', 6, kind=4)),
+    'filled-up': turned(exif(b'II', 6)).replace(b'\xff\xe1', b'\xff\xff\xff\xe1', 1),
     'in-a-comment': encode(picture(), 'JPEG', comment=exif(b'II', 8)),
 }
 KINDS = {
@@ -103,10 +107,16 @@ KINDS = {
     'all-transparent.png': encode(
         Image.merge('RGBA', [*picture().split(), Image.new('L', (50, 40))]), 'PNG'),
     'picture.gif': encode(picture(), 'GIF'),
+    'commented.gif': encode(picture(), 'GIF', comment=b'c' * 600),
     'animation.gif': encode(picture(), 'GIF', save_all=True, append_images=[picture('L')]),
     'picture.bmp': encode(picture(), 'BMP'),
 }
+GIF = KINDS['picture.gif']
 REFUSED = {
+    'GIF photo that is transparent': [
+        encode(picture('P'), 'GIF', transparency=3),
+        encode(picture('P'), 'GIF', transparency=3, comment=b'c' * 300),
+        GIF[:6] + struct.pack('<HH', 51, 41) + GIF[10:]],
     'PNG photo not of 8 bits': [encode(picture('1'), 'PNG'),
                                 encode(picture().quantize(16), 'PNG', bits=4),
                                 encode(Image.fromarray(np.full((9, 9), 999, np.uint16)), 'PNG')],

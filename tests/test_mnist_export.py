@@ -87,6 +87,21 @@ def load_and_run(saved_model_dir, images):
 # -- Clients -----------------------------------------------------------------------------
 
 
+def test_images_of_another_shape_fail_and_end_no_process(trained_dir, tmp_path):
+  _, path = mnist_export.export(mnist_export.options(model_dir=trained_dir, export_dir=tmp_path))
+  result = subprocess.run([sys.executable, '-c', f'''
+import tensorflow as tf
+serve = tf.saved_model.load({path!r}).signatures['serving_default']
+for shape in ([1, 784], [1, 28, 28, 3], [2, 28, 27, 1]):
+  try:
+    serve(images=tf.zeros(shape))
+  except (tf.errors.InvalidArgumentError, TypeError, ValueError):
+    print(shape)
+'''], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+  assert result.returncode == 0, result.stderr
+  assert len(result.stdout.splitlines()) == 3
+
+
 def test_saved_model_cli(exported, images, expected, tmp_path):
   lines = [line.strip() for line in call(
       SAVED_MODEL_CLI, 'show', '--dir', exported / '1', '--tag_set', 'serve',

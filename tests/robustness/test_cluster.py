@@ -1,4 +1,5 @@
 """mnist_dist_train.py when processes die, hang or are stopped, and with flags that are wrong."""
+import concurrent.futures
 import os
 import re
 import signal
@@ -6,11 +7,13 @@ import socket
 import time
 
 import clusters
+import grpc
 import psutil
 import pytest
 import running
 
 from support import checkpoints, console, workers
+from support.quiet_tensorflow import tf
 
 SCRIPT = 'mnist_dist_train.py'
 MODES = ('--nosync', '--sync')
@@ -104,6 +107,43 @@ def test_a_parameter_server_that_hangs_is_lost_within_a_minute(digits_dir, tmp_p
       assert 'start all processes again' in first_line('\n'.join(worker.errors))
 
 
+def test_without_a_parameter_server_a_chief_that_begins_ends_in_one_line(digits_dir, tmp_path):
+  with clusters.Cluster(SCRIPT, *flags_of(digits_dir, tmp_path, 21)) as cluster:
+    assert cluster.end() == [0, 0, 0]
+  with clusters.Cluster(SCRIPT, *flags_of(digits_dir, tmp_path, 100000), workers=1) as cluster:
+    chief, = cluster.workers
+    while not (tmp_path / 'train.pid').exists():
+      assert chief.status is None
+      time.sleep(0.01)
+    time.sleep(0.2)  # it builds the graph, or gives the variables their values
+    cluster.sigkill(cluster.ps[0])
+    assert chief.end(90) == 1
+    assert 'start all processes again' in chief.errors[-1]  # after what TensorFlow logs of it
+
+
+def test_what_a_lost_parameter_server_does_is_no_damage_of_a_checkpoint(tmp_path):
+  lost = tf.errors.UnavailableError(None, None, 'Connection refused')
+
+  class Saver:
+    def restore(self, sess, path):
+      raise lost
+
+  class Session:
+    sess_str = b'grpc://127.0.0.1:2222'
+
+  with pytest.raises(tf.errors.UnavailableError):
+    checkpoints.restore_values(Session(), Saver(), str(tmp_path / 'mnist.ckpt-1'))
+  Session.sess_str = b''  # a session of this process alone
+  with pytest.raises(checkpoints.DamagedCheckpoint, match='Connection refused'):
+    checkpoints.restore_values(Session(), Saver(), str(tmp_path / 'mnist.ckpt-1'))
+
+
+def test_the_reason_of_a_clusters_error_is_told():
+  error = tf.errors.ResourceExhaustedError(
+      None, None, 'From /job:worker/replica:0/task:0:\nNo space left on device\n\t [[{{node x}}]]')
+  assert console.describe(error) == 'No space left on device'
+
+
 # -- The launcher ------------------------------------------------------------------------
 
 
@@ -154,6 +194,30 @@ def test_a_failure_of_one_ends_all(digits_dir, tmp_path):
     launcher.kill()
 
 
+def test_a_launcher_whose_output_is_no_longer_read_ends(digits_dir, tmp_path):
+  launcher = running.start_script(SCRIPT, *flags_of(digits_dir, tmp_path, 100000,
+                                                    '--local_workers=2'))
+  try:
+    children = children_of(launcher, 3)
+    assert launcher.stdout.readline()
+    launcher.stdout.close()  # as in `... | head -1`
+    assert launcher.wait(clusters.TIMEOUT_SECS) == 1
+    assert launcher.stderr.read() == ''
+    assert not any(child.is_running() for child in children)
+  finally:
+    launcher.kill()
+
+
+def test_what_several_processes_complain_of_is_one_line(digits_dir, tmp_path):
+  launcher = clusters.Started(SCRIPT, flags_of(
+      tmp_path / 'no such folder', tmp_path, 100, '--local_workers=2'))
+  try:
+    assert launcher.end() == 1
+    assert 'no such folder' in first_line('\n'.join(launcher.errors))
+  finally:
+    launcher.kill()
+
+
 # -- Wrong flags -------------------------------------------------------------------------
 
 
@@ -166,6 +230,9 @@ def test_a_failure_of_one_ends_all(digits_dir, tmp_path):
     (['--job_name=ps', '--ps_hosts='], "--ps_hosts: '' is not an address"),
     (['--job_name=ps', '--ps_hosts=127.0.0.1:99999'], 'is not an address'),
     (['--job_name=ps', '--ps_hosts=127.0.0.1:2223'], 'name 127.0.0.1:2223 twice'),
+    (['--job_name=ps', '--ps_hosts=127.0.0.1:02223'], 'name 127.0.0.1:2223 twice'),
+    (['--local_workers=2', '--task_index=1'], '--task_index and --local_workers'),
+    (['--local_workers=3', '--sync'], '--batch_size=100 cannot be shared by 3'),
     (['--job_name=worker', '--sync', '--batch_size=5'], '--batch_size=5 cannot be shared by 2'),
 ])
 def test_wrong_flags_end_in_one_line(flags, expected):
@@ -194,6 +261,21 @@ def test_a_parameter_server_that_is_not_there_ends_in_one_line(digits_dir, tmp_p
         f'--ps_hosts={wrong}', f'--worker_hosts={hosts[1]}')
     assert result.returncode == 1
     assert f'ps 0 at {wrong} does not answer after 1 seconds' in first_line(result.stderr)
+
+
+def test_a_server_of_something_else_ends_in_one_line(digits_dir, tmp_path):
+  server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+  port = server.add_insecure_port('127.0.0.1:0')
+  server.start()
+  try:
+    result = running.run_script(
+        SCRIPT, *flags_of(digits_dir, tmp_path, 1), '--job_name=worker', '--start_secs=1',
+        f'--ps_hosts=127.0.0.1:{port}', f'--worker_hosts={clusters.free_addresses(1)[0]}')
+  finally:
+    server.stop(None)
+  assert result.returncode == 1
+  assert f'--ps_hosts=127.0.0.1:{port} do not answer as parameter servers' in first_line(
+      result.stderr)
 
 
 def test_workers_that_disagree_end_in_one_line(digits_dir, tmp_path):
