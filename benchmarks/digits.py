@@ -196,6 +196,8 @@ def main():
   parser.add_argument('--drawn', type=int, default=60,
                       help='drawn digits of each kind (default: 60)')
   args = parser.parse_args()
+  if args.files < 1:
+    parser.error('--files: give 1 or more')
   data_set = getattr(mnist_input.read_data_sets(mnist_input.DATA_DIR), args.split)
   images, labels = data_set.images.reshape(-1, 28, 28), data_set.labels
   random = np.random.RandomState(0)

@@ -4,7 +4,7 @@
 
 Reads benchmarks/recorded/ and writes docs/*.png: the validation accuracy of the MNIST settings by
 step, with the points of the book's readers; the loss of the book's run beside the recorded one; the
-first filters and the wrong digits; and the flowers. Needs matplotlib, which nothing else here does.
+first filters and the wrong digits; and the flowers. Needs benchmarks/requirements.txt.
 """
 import argparse
 import collections
