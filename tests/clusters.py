@@ -14,8 +14,10 @@ import running
 
 TIMEOUT_SECS = 180
 
-# What TensorFlow logs when others end, where it was imported before a script could say otherwise.
-LOG_LINE = re.compile(r'[IW]\d{4} |\s*\[\[|Additional GRPC error|:UNKNOWN:Error|$')
+# What TensorFlow logs when others end: warnings, where it was imported before a script could say
+# otherwise, and sometimes an error of a session whose parameter server is gone.
+LOG_LINE = re.compile(r'[IW]\d{4} |E\d{4} .*master(_session)?\.cc:|\s*\[\[|Additional GRPC error'
+                      r'|:UNKNOWN:Error|$')
 
 
 def free_addresses(count):
