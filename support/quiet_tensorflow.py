@@ -16,6 +16,7 @@ import threading
 from support import console
 
 _stderr_lock = threading.RLock()  # standard error is one for all threads
+_standard_errors = []  # the descriptor of the real one, while lines are held back
 
 
 @contextlib.contextmanager
@@ -35,9 +36,11 @@ def log_lines_held_back(pattern):
     sys.stderr.flush()
     standard_error = os.dup(2)
     os.dup2(held.fileno(), 2)
+    _standard_errors.append(standard_error)
     try:
       yield
     finally:
+      _standard_errors.pop()
       sys.stderr.flush()
       os.dup2(standard_error, 2)
       held.seek(0)
@@ -45,6 +48,13 @@ def log_lines_held_back(pattern):
       with contextlib.suppress(OSError):  # standard error takes nothing any more
         os.write(standard_error, passed_on)
       os.close(standard_error)
+
+
+def give_back_standard_error():
+  """Let this thread be heard, though another one holds lines back in a call that may never end."""
+  if _standard_errors:
+    sys.stderr.flush()
+    os.dup2(_standard_errors[0], 2)
 
 
 def raised_errors_held_back():

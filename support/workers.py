@@ -10,7 +10,12 @@ import time
 
 from support import cluster, console, launcher
 from support.console import UserError
-from support.quiet_tensorflow import describe_error, log_lines_held_back, tf
+from support.quiet_tensorflow import (
+  describe_error,
+  give_back_standard_error,
+  log_lines_held_back,
+  tf,
+)
 
 LOST_SECS = 30  # without an answer, after which a parameter server is lost
 STOP_SECS = 5  # for a step to end after a stop signal; it may wait for a worker that is away
@@ -48,6 +53,7 @@ def _silent(addresses):
 def _ends_within(seconds, message):
   """End the process with a line if the block, which may wait in TensorFlow for ever, does."""
   def give_up():
+    give_back_standard_error()
     console.warn(f'error: {message}')
     os._exit(console.FAILURE)
 
@@ -314,6 +320,7 @@ class Member:
   def _lose(self, index):
     self._is_lost = True
     _kept.append((self._session, self._board))
+    give_back_standard_error()  # the call that waits for the server may hold back its lines
     which = ('a parameter server does not answer, or has been started again and has lost its '
              'variables' if index is None
              else f'ps {index} at {self.task.ps_hosts[index]} is lost')

@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import clusters
@@ -136,6 +138,24 @@ def test_what_a_lost_parameter_server_does_is_no_damage_of_a_checkpoint(tmp_path
   Session.sess_str = b''  # a session of this process alone
   with pytest.raises(checkpoints.DamagedCheckpoint, match='Connection refused'):
     checkpoints.restore_values(Session(), Saver(), str(tmp_path / 'mnist.ckpt-1'))
+
+
+def test_what_is_said_of_a_lost_server_is_heard_while_a_call_to_it_hangs():
+  result = subprocess.run([sys.executable, '-c', '''
+import os, sys, threading
+from support import console, quiet_tensorflow
+holding = threading.Event()
+def hang():
+  with quiet_tensorflow.raised_errors_held_back():
+    holding.set()
+    threading.Event().wait()
+threading.Thread(target=hang, daemon=True).start()
+holding.wait()
+quiet_tensorflow.give_back_standard_error()
+console.warn('error: lost')
+os._exit(1)
+'''], cwd=running.ROOT, capture_output=True, text=True, timeout=120)
+  assert (result.returncode, result.stderr) == (1, '-c: error: lost\n')
 
 
 def test_the_reason_of_a_clusters_error_is_told():
