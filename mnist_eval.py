@@ -57,16 +57,14 @@ class EvaluationGraph(NamedTuple):
   variables: dict  # {name of the moving average in the checkpoint: variable}
 
 
-def build_evaluation_graph(require_shape=False):
-  """Build the network without dropout, whose variables are restored from their moving averages.
-
-  Args:
-    require_shape: whether images of another shape are an error, where they come from anybody.
-  """
+def build_evaluation_graph():
+  """Build the network without dropout, whose variables are restored from their moving averages."""
   shape = [None, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE,
            mnist_inference.NUM_CHANNELS]
   x = tf.placeholder(tf.float32, shape, name='x-input')
-  y = mnist_inference.inference(tf.ensure_shape(x, shape) if require_shape else x, False, None)
+  # A client of the export may give images of another shape, with which a convolution could end the
+  # process: no placeholder refuses them there.
+  y = mnist_inference.inference(tf.ensure_shape(x, shape), False, None)
   # The averages are restored under the variables' own names, so that the network needs no change.
   variable_averages = tf.train.ExponentialMovingAverage(mnist_train.MOVING_AVERAGE_DECAY)
   variables = variable_averages.variables_to_restore()

@@ -47,8 +47,7 @@ def export(options):
     UserError: if there is no whole checkpoint, or the export cannot be written.
   """
   with saved_models.new_graph() as sess:
-    # A convolution given another shape may end the process of a client, or of a server.
-    graph = mnist_eval.build_evaluation_graph(require_shape=True)
+    graph = mnist_eval.build_evaluation_graph()
     outputs = {'classes': tf.argmax(graph.y, 1),  # int64 [n]
                'probabilities': tf.nn.softmax(graph.y)}  # [n, 10]
     checkpoint_path = mnist_eval.restore_model(sess, graph, options.model_dir)

@@ -33,11 +33,12 @@ def main():
   scored = []
   for penalty in PENALTIES:
     fitted = LogisticRegression(C=penalty, max_iter=10000).fit(train, labels[0])
-    scored.append((fitted.score(validation, labels[1]), -penalty, fitted))
-    print(f'C = {penalty:.3g}: validation accuracy = {100 * scored[-1][0]:.1f}%', flush=True)
-  accuracy, negative_penalty, fitted = max(scored, key=lambda each: each[:2])
+    accuracy = fitted.score(validation, labels[1])
+    scored.append((accuracy, fitted))
+    print(f'C = {penalty:.3g}: validation accuracy = {100 * accuracy:.1f}%', flush=True)
+  accuracy, fitted = max(scored, key=lambda each: each[0])  # of equals the first, the smallest C
   right = (fitted.predict(test) == labels[2]).sum()
-  print(f'C = {-negative_penalty:.3g}: validation accuracy = {100 * accuracy:.1f}%, '
+  print(f'C = {fitted.C:.3g}: validation accuracy = {100 * accuracy:.1f}%, '
         f'test accuracy = {100 * right / len(test):.1f}% ({right} of {len(test)})')
 
 

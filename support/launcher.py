@@ -49,13 +49,11 @@ def _free_addresses(count):
 
 
 def _arguments(flag_values):
-  """Return the flags that were given, those of the launcher and of a single process excepted."""
+  """Return the flags that were given, those of the launcher excepted."""
   own = flags.FlagValues()
   define_flags(own)
   given = [flag_values[name] for name in flag_values if flag_values[name].present]
-  return [flag.serialize() for flag in given
-          if flag.name not in own and flag.name not in ('job_name', 'task_index', 'ps_hosts',
-                                                        'worker_hosts')]
+  return [flag.serialize() for flag in given if flag.name not in own]
 
 
 _whole_lines = threading.Lock()  # of several processes
@@ -151,7 +149,7 @@ def launch(script, flag_values):
 
   Args:
     script: str, the path of the script to run.
-    flag_values: the script's flags, which its processes get.
+    flag_values: the script's flags, which its processes get; none of a single process among them.
   """
   servers, workers = flag_values.local_ps, flag_values.local_workers
   try:

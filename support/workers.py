@@ -238,8 +238,6 @@ class Member:
         closing = threading.Thread(target=self._session.close, daemon=True)
         closing.start()
         closing.join(cluster.ANSWER_SECS)
-        if closing.is_alive():
-          _kept.append(self._session)
 
   def call(self, function, *args, stoppable=False):
     """Return function(*args), which may wait for other processes; watch the board meanwhile.
