@@ -47,7 +47,7 @@ def _get_bias_variable(size, initial_value):
   return tf.get_variable('bias', [size], initializer=tf.constant_initializer(initial_value))
 
 
-def inference(input_tensor, train, regularizer, dropout_seed=None):
+def inference(input_tensor, train, regularizer, dropout_seed=None, num_labels=NUM_LABELS):
   """Build the network from images to logits.
 
   Variables are made by name with tf.get_variable, so that an evaluation graph can restore
@@ -60,9 +60,10 @@ def inference(input_tensor, train, regularizer, dropout_seed=None):
       or None.
     dropout_seed: int [2], which decides the units that dropout sets to zero: the same seed, the
       same units. None, as in the book: others in each run.
+    num_labels: int, the classes to tell apart, in place of the book's ten digits.
 
   Returns:
-    float32 [batch, 10], unscaled logits of the digits 0 to 9.
+    float32 [batch, num_labels], unscaled logits.
   """
   # Each layer has a scope of its own, so that names need be told apart inside of it only. Padding
   # with zeros keeps the size of the image, and pooling with a stride of 2 halves it.
@@ -106,6 +107,6 @@ def inference(input_tensor, train, regularizer, dropout_seed=None):
 
   # No softmax: the loss takes logits, and the largest of them is the answer as it is.
   with tf.variable_scope('layer6-fc2'):
-    fc2_weights = get_weight_variable([FC_SIZE, NUM_LABELS], regularizer)
-    fc2_biases = _get_bias_variable(NUM_LABELS, 0.1)
-    return tf.matmul(fc1, fc2_weights) + fc2_biases  # [batch, 10]
+    fc2_weights = get_weight_variable([FC_SIZE, num_labels], regularizer)
+    fc2_biases = _get_bias_variable(num_labels, 0.1)
+    return tf.matmul(fc1, fc2_weights) + fc2_biases  # [batch, num_labels]
