@@ -25,12 +25,9 @@ import types
 import numpy as np
 from absl import flags
 
-import flower_backbone
-import flower_bottlenecks
-import flower_evaluation
 import flower_finetune
-import flower_input
-from support import checkpoints, cluster, console, curves, launcher, replicas, workers
+from flowers import backbone, bottlenecks, data_file, evaluation
+from support import checkpoints, cluster, console, launcher, replicas, summaries, workers
 from support.quiet_tensorflow import tf
 
 FLAGS = flags.FlagValues()
@@ -114,23 +111,23 @@ def lead(data, member, options):
   """
   flower_finetune.check_splits(data, options.input_file)
   with (checkpoints.ModelFolder(options.model_dir, flower_finetune.MODEL_NAME) as folder,
-        curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
+        summaries.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
         member.begin_run()):
     replica = Replica(data, member, options)
     recipe = replica.recipe
     tuned_variables = flower_finetune.get_tuned_variables(options.checkpoint_exclude_scopes)
-    ckpt_path = flower_backbone.get_pre_trained(tuned_variables, options,
+    ckpt_path = backbone.get_pre_trained(tuned_variables, options,
                                                 flower_finetune.MODEL_NAME)
     folder.check_model(flower_finetune.model_identity(data, ckpt_path, options), {
         'learning_rate': recipe.learning_rate, 'steps': recipe.steps,
         'batch_size': options.batch_size})
     saver = checkpoints.Saver(folder, flower_finetune.MAX_TO_KEEP,
-                              flower_evaluation.DIVERGED_ADVICE)
+                              evaluation.DIVERGED_ADVICE)
     with member.session() as sess:
       # Variables from the newest checkpoint of an earlier run, or else the tuned ones.
       path, steps_done = member.call(
           flower_finetune.resume, sess, saver, replica.model, ckpt_path, tuned_variables)
-      examples = flower_bottlenecks.make_examples(sess, replica.model, data, options,
+      examples = bottlenecks.make_examples(sess, replica.model, data, options,
                                                   on_bottlenecks=False)
       worst = 0  # cross entropy at a validation
       if steps_done < recipe.steps:
@@ -141,11 +138,11 @@ def lead(data, member, options):
         print(f'Stopped by {member.stop.received}; run again to go on. Saved {path}')
         return
       # The result, on photos that had no part in training, nor in choosing how to train.
-      predicted = member.call(flower_evaluation.predict_logits, sess, replica.model, examples,
+      predicted = member.call(evaluation.predict_logits, sess, replica.model, examples,
                               'testing', options.seed).argmax(1)
-      flower_evaluation.print_test_report(predicted, data)
-      flower_evaluation.print_advice(predicted, data, worst, recipe, options)
-      flower_evaluation.add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
+      evaluation.print_test_report(predicted, data)
+      evaluation.print_advice(predicted, data, worst, recipe, options)
+      evaluation.add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
   print(console.printable(f'Saved {path}'))
 
 
@@ -159,7 +156,7 @@ def lead_steps(replica, examples, member, saver, sess, steps_done, curve_writer,
 
   def do_step(step, *, is_followed):
     next_step = replica.do_step(step, is_followed=is_followed)
-    flower_evaluation.check_cross_entropy(
+    evaluation.check_cross_entropy(
         step - 1, replica.cross_entropy, replica.n_classes, replica.recipe, options)
     return next_step
 
@@ -167,7 +164,7 @@ def lead_steps(replica, examples, member, saver, sess, steps_done, curve_writer,
     nonlocal path, worst
     i = steps_done - 1  # flower_finetune.py counts from 0
     accuracy, cross_entropy = member.call(
-        flower_evaluation.validate, sess, replica.model, examples, i, replica.recipe, options)
+        evaluation.validate, sess, replica.model, examples, i, replica.recipe, options)
     worst = max(worst, replica.cross_entropy, cross_entropy)
     path = member.call(saver.save, sess, i)
     print('Step %d: Validation accuracy = %.1f%%' % (i, accuracy * 100.0))
@@ -184,7 +181,7 @@ def lead_steps(replica, examples, member, saver, sess, steps_done, curve_writer,
 
 def work(task, options):
   """Be a worker of a cluster until the training has finished."""
-  data = flower_input.load_processed_data(options.input_file)
+  data = data_file.load_processed_data(options.input_file)
   print('%d training examples, %d validation examples and %d testing example.' % (
       len(data.training_labels), len(data.validation_labels), len(data.testing_labels)))
   settings = {name: getattr(options, name) for name in SETTINGS}

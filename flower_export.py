@@ -24,8 +24,8 @@ import numpy as np
 from absl import flags
 
 import flower_inference
-import flower_photo
 import flower_predict
+from flowers import photo
 from support import console, pictures, saved_models
 from support.quiet_tensorflow import tf
 
@@ -192,7 +192,7 @@ def _decode_gif_or_bmp(contents):
 
 
 def decode_photos(photos):
-  """Decode photos as flower_photo.PhotoDecoder does.
+  """Decode photos as photo.PhotoDecoder does.
 
   Args:
     photos: string tensor [n], contents of files.
@@ -205,13 +205,13 @@ def decode_photos(photos):
     is_png = tf.equal(tf.strings.substr(contents, 0, 4), b'\x89PNG')
     return tf.cond(
         tf.image.is_jpeg(contents),
-        lambda: flower_photo.decode_photo(contents, exif_orientation(contents)),
-        lambda: flower_photo.scale_photo(
+        lambda: photo.decode_photo(contents, exif_orientation(contents)),
+        lambda: photo.scale_photo(
             tf.cond(is_png, lambda: _decode_png(contents), lambda: _decode_gif_or_bmp(contents)),
             tf.constant(pictures.UPRIGHT)))
 
   images = tf.map_fn(decode, photos, tf.float32)
-  images.set_shape([None, flower_photo.IMAGE_SIZE, flower_photo.IMAGE_SIZE, 3])
+  images.set_shape([None, photo.IMAGE_SIZE, photo.IMAGE_SIZE, 3])
   return images
 
 

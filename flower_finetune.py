@@ -17,19 +17,16 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-import flower_backbone
-import flower_bottlenecks
-import flower_evaluation
 import flower_inference
-import flower_input
-from support import checkpoints, console, curves
+from flowers import backbone, bottlenecks, data_file, evaluation
+from support import checkpoints, console, summaries
 from support.quiet_tensorflow import tf
 
 # Files.
 INPUT_DATA = 'flower_processed_data.npy'
 TRAIN_FILE = os.path.join('model-saves', 'inception')  # the folder of the checkpoints
 MODEL_NAME = 'flower.ckpt'
-CKPT_FILE = os.path.join(TRAIN_FILE, flower_backbone.CKPT_NAME)
+CKPT_FILE = os.path.join(TRAIN_FILE, backbone.CKPT_NAME)
 
 # Prefixes, separated by commas, of the variables that are not restored, and of those trained.
 CHECKPOINT_EXCLUDE_SCOPES = 'InceptionV3/Logits,InceptionV3/AuxLogits'
@@ -176,7 +173,7 @@ def build_model(n_classes, n_training_examples, recipe, options,
     UserError: if options.trainable_scopes match no variable.
   """
   images = tf.placeholder(
-      tf.float32, [None, flower_input.IMAGE_SIZE, flower_input.IMAGE_SIZE, 3], name='input_images')
+      tf.float32, [None, data_file.IMAGE_SIZE, data_file.IMAGE_SIZE, 3], name='input_images')
   labels = tf.placeholder(tf.int64, [None], name='labels')
   global_step = tf.train.get_or_create_global_step()
 
@@ -222,7 +219,7 @@ def build_model(n_classes, n_training_examples, recipe, options,
 
 def check_splits(data, input_file):
   """Raise UserError if a split is empty; say so if a class has nothing to train on."""
-  for split in flower_input.SPLITS:
+  for split in data_file.SPLITS:
     if not len(getattr(data, f'{split}_labels')):
       raise console.UserError(f'--input_file={input_file} has no {split} photos: preprocess more '
                               'photos, or with other percentages')
@@ -239,7 +236,7 @@ def model_identity(data, ckpt_path, options):
               **{name: getattr(options, name) for name in (
                   'batch_norm', 'trainable_scopes', 'checkpoint_exclude_scopes', 'seed')}}
   if ckpt_path:  # going on needs no pre-trained checkpoint, so it may be gone
-    identity['ckpt_file_digest'] = flower_backbone.checkpoint_digest(ckpt_path)
+    identity['ckpt_file_digest'] = backbone.checkpoint_digest(ckpt_path)
   return identity
 
 
@@ -256,7 +253,7 @@ def resume(sess, saver, model, ckpt_path, tuned_variables):
   if path:
     print(console.printable(f'Going on from {path}.'))
   else:
-    flower_backbone.load_tuned_variables(sess, ckpt_path, tuned_variables)
+    backbone.load_tuned_variables(sess, ckpt_path, tuned_variables)
   return path, int(sess.run(model.global_step))
 
 
@@ -264,7 +261,7 @@ def finetune(data, options):
   """Fine-tune on data.training_images and report on the testing ones.
 
   Args:
-    data: flower_input.ProcessedData.
+    data: data_file.ProcessedData.
     options: what `options` returns; its input_file is where bottlenecks are kept.
 
   Returns:
@@ -278,7 +275,7 @@ def finetune(data, options):
   check_splits(data, options.input_file)
   with (checkpoints.ModelFolder(options.model_dir, MODEL_NAME) as folder,
         tf.Graph().as_default(), tf.Session() as sess,
-        curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
+        summaries.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
         contextlib.ExitStack() as stack):
     # The network with as many classes as the data has, its loss, and the step that trains.
     tf.set_random_seed(options.seed)  # before the first variable, whose initial values it decides
@@ -289,18 +286,18 @@ def finetune(data, options):
     # Variables from the newest checkpoint of an earlier run, if there is one; or else the tuned
     # ones from the pre-trained checkpoint, and initial values for the others.
     tuned_variables = get_tuned_variables(options.checkpoint_exclude_scopes)
-    ckpt_path = flower_backbone.get_pre_trained(tuned_variables, options, MODEL_NAME)
+    ckpt_path = backbone.get_pre_trained(tuned_variables, options, MODEL_NAME)
     folder.check_model(model_identity(data, ckpt_path, options), {
         'learning_rate': recipe.learning_rate, 'steps': recipe.steps,
         'batch_size': options.batch_size})
-    saver = checkpoints.Saver(folder, MAX_TO_KEEP, flower_evaluation.DIVERGED_ADVICE)
+    saver = checkpoints.Saver(folder, MAX_TO_KEEP, evaluation.DIVERGED_ADVICE)
     path, steps_done = resume(sess, saver, model, ckpt_path, tuned_variables)
     if steps_done >= recipe.steps:
       print(f'Nothing to train: {steps_done} of {recipe.steps} steps are done; give more with '
             '--steps.')
 
     # Photos, or what the last layer reads of them.
-    examples = flower_bottlenecks.make_examples(sess, model, data, options,
+    examples = bottlenecks.make_examples(sess, model, data, options,
                                                 on_bottlenecks=recipe.on_bottlenecks)
     inputs, labels = examples.inputs['training'], examples.labels['training']
     curve_writer.add_graph(sess.graph)
@@ -318,12 +315,12 @@ def finetune(data, options):
           [model.train_step, model.loss, model.cross_entropy, model.learning_rate],
           feed_dict={examples.tensor: inputs[start:end], model.labels: labels[start:end]})
 
-      flower_evaluation.check_cross_entropy(i, cross_entropy, n_classes, recipe, options)
+      evaluation.check_cross_entropy(i, cross_entropy, n_classes, recipe, options)
       is_last = i + 1 == recipe.steps or stop.received
       # As often as the book in its run, at steps 0, 30, ..., 270 of 300, and at the last.
       if is_last or i % max(1, recipe.steps // REPORTS) == 0:
         # The loss was that of the weights before the step; these are the ones to be saved.
-        accuracy, validation_cross_entropy = flower_evaluation.validate(
+        accuracy, validation_cross_entropy = evaluation.validate(
             sess, model, examples, i, recipe, options)
         worst = max(worst, cross_entropy, validation_cross_entropy)
         path = saver.save(sess, i)
@@ -339,18 +336,18 @@ def finetune(data, options):
       return None
 
     # The result, on photos that had no part in training, nor in choosing how to train.
-    predicted = flower_evaluation.predict_logits(
+    predicted = evaluation.predict_logits(
         sess, model, examples, 'testing', options.seed).argmax(1)
-    flower_evaluation.print_test_report(predicted, data)
-    flower_evaluation.print_advice(predicted, data, worst, recipe, options)
-    flower_evaluation.add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
+    evaluation.print_test_report(predicted, data)
+    evaluation.print_advice(predicted, data, worst, recipe, options)
+    evaluation.add_pictures(curve_writer, checkpoints.step_of(path), predicted, data)
   print(console.printable(f'Saved {path}'))
   return predicted
 
 
 def main(argv):
   console.refuse_arguments(argv)
-  data = flower_input.load_processed_data(FLAGS.input_file)
+  data = data_file.load_processed_data(FLAGS.input_file)
   print('%d training examples, %d validation examples and %d testing example.' % (
       len(data.training_labels), len(data.validation_labels), len(data.testing_labels)))
   finetune(data, FLAGS)

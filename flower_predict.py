@@ -14,7 +14,7 @@ from absl import flags
 
 import flower_finetune
 import flower_inference
-import flower_photo
+from flowers import photo
 from support import checkpoints, console, files
 from support.quiet_tensorflow import tf
 
@@ -83,7 +83,7 @@ def open_model(model_dir):
   """
   labels = read_labels(model_dir)
   with tf.Graph().as_default(), tf.Session() as sess:
-    images = tf.placeholder(tf.float32, [None, flower_photo.IMAGE_SIZE, flower_photo.IMAGE_SIZE, 3])
+    images = tf.placeholder(tf.float32, [None, photo.IMAGE_SIZE, photo.IMAGE_SIZE, 3])
     logits, _ = flower_inference.inference(images, len(labels), is_training=False)
     probabilities = tf.nn.softmax(logits)  # [n, classes]
     restore_model(sess, model_dir)
@@ -94,7 +94,7 @@ def print_answers(photos, labels, predict, top_k):
   """Print the most probable classes of each photo; return how many could not be read.
 
   Args:
-    photos: what flower_photo.read_photos returns.
+    photos: what photo.read_photos returns.
     labels, predict: what `open_model` gives.
   """
   images = [image for _, image, _ in photos if image is not None]
@@ -118,7 +118,7 @@ def classify(paths, options):
   failures, remaining = 0, iter(paths)
   with open_model(options.model_dir) as (labels, predict):
     while batch := list(itertools.islice(remaining, PHOTOS_PER_RUN)):
-      failures += print_answers(flower_photo.read_photos(batch), labels, predict, options.top_k)
+      failures += print_answers(photo.read_photos(batch), labels, predict, options.top_k)
   return failures
 
 

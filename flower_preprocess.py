@@ -5,7 +5,7 @@
 
 Reads the photos (JPEG, PNG, GIF, BMP, TIFF, WebP) in each class folder of --input_dir, and in
 the folders inside of it; or in train/, validation/ and test/ with the class folders in each.
-Writes --output_file and a .json file beside it, as flower_input.py tells. The flower photos
+Writes --output_file and a .json file beside it, as flowers/data_file.py tells. The flower photos
 themselves are downloaded if the folder flower_photos is missing.
 """
 import collections
@@ -17,10 +17,8 @@ from typing import NamedTuple
 from absl import flags
 from tqdm import tqdm
 
-import flower_folders
-import flower_input
-import flower_photo
-from flower_input import SPLITS
+from flowers import data_file, folders, photo
+from flowers.data_file import SPLITS
 from support import console, files, pictures
 from support.console import UserError, printable, warn
 
@@ -89,13 +87,13 @@ def create_image_lists(input_dir, testing_percentage, validation_percentage, see
     ImageLists.
 
   Raises:
-    UserError: if there are fewer than 2 or more than flower_folders.MAX_CLASSES classes.
+    UserError: if there are fewer than 2 or more than folders.MAX_CLASSES classes.
     OSError: if something cannot be read.
   """
-  problems, folders = flower_folders.find_files(input_dir)
+  problems, all_folders = folders.find_files(input_dir)
   photo_names = [name for name, problem in problems.items() if problem is None]
-  is_split = flower_folders.is_split(photo_names)
-  places = {name: flower_folders.place(name, is_split) for name in problems}
+  is_split = folders.is_split(photo_names)
+  places = {name: folders.place(name, is_split) for name in problems}
   given = {places[name][0] for name in photo_names if places[name][1]} - {None}
   # What has folders of its own is not drawn from the training photos.
   validation_percentage *= 'validation' not in given
@@ -104,17 +102,17 @@ def create_image_lists(input_dir, testing_percentage, validation_percentage, see
   for name, problem in problems.items():
     path, (split, label) = os.path.join(input_dir, *name.split('/')), places[name]
     if label and not problem:
-      chance, order = flower_folders.draw(seed, name)
+      chance, order = folders.draw(seed, name)
       if split in (None, 'training'):
-        split = flower_folders.drawn_split(chance, validation_percentage, testing_percentage)
+        split = folders.drawn_split(chance, validation_percentage, testing_percentage)
       photos.append((SPLITS.index(split), order, Photo(path, name, label, split)))
     elif label or not problem:  # other files beside the class folders are left out without a word
       skipped.append((path, problem or 'is not in a class folder'))
   photos = [photo for *_, photo in sorted(photos)]
   count = len({photo.label for photo in photos})
-  if not 2 <= count <= flower_folders.MAX_CLASSES:
-    flower_folders.refuse_folder(input_dir, count, problems, photo_names)
-  classes = {flower_folders.place(f'{name}/', is_split)[1] for name in folders} - {None}
+  if not 2 <= count <= folders.MAX_CLASSES:
+    folders.refuse_folder(input_dir, count, problems, photo_names)
+  classes = {folders.place(f'{name}/', is_split)[1] for name in all_folders} - {None}
   return ImageLists(sorted(classes), photos, skipped,
                     [split for split in SPLITS if split in given])
 
@@ -140,12 +138,12 @@ def check_options(options):
 
 def _refuse_foreign_names(output_file):
   """Raise UserError if a .json file beside the output is there and was not written here."""
-  path = flower_input.names_path(output_file)
+  path = data_file.names_path(output_file)
   if not os.path.lexists(path):
     return
   ours = False
   with contextlib.suppress(UserError, FileNotFoundError):
-    files.require_regular_file(path, flower_input.MAX_NAMES_BYTES)
+    files.require_regular_file(path, data_file.MAX_NAMES_BYTES)
     ours = files.read_json(path).keys() >= {'labels', 'files', 'counts'}
   if not ours:
     raise UserError(f'--output_file={output_file}: {path}, which would be replaced, is not a file '
@@ -154,7 +152,7 @@ def _refuse_foreign_names(output_file):
 
 def _refuse_small_disk(output_file, count):
   """Raise UserError if the disk has no room for count photos."""
-  needed = count * flower_input.IMAGE_BYTES
+  needed = count * data_file.IMAGE_BYTES
   free = shutil.disk_usage(os.path.dirname(output_file) or '.').free
   if free < needed:
     raise UserError(f'--output_file={output_file}: No space left for {count} photos, which take '
@@ -178,15 +176,15 @@ def _refuse_bad_photos(input_dir, written, skipped):
 def _write_photos(writer, photos):
   """Decode and write photos; return (those written, [(path, why)] of the others)."""
   written, skipped = [], []
-  decoded_photos = flower_photo.decoded_photos([photo.path for photo in photos])
+  decoded_photos = photo.decoded_photos([each.path for each in photos])
   with contextlib.closing(decoded_photos), \
       tqdm(total=len(photos), unit='photo', disable=None) as bar:
-    for photo, decoded in zip(photos, decoded_photos, strict=True):
+    for each, decoded in zip(photos, decoded_photos, strict=True):
       if decoded.problem:
-        skipped.append((photo.path, decoded.problem))
+        skipped.append((each.path, decoded.problem))
       else:
         writer.add(decoded)
-        written.append(photo)
+        written.append(each)
       bar.update()
   return written, skipped
 
@@ -207,7 +205,7 @@ def preprocess(options):
     drawn = [split for split in SPLITS if split not in found.given_splits]
     print('Split as the folders are: ' + ', '.join(found.given_splits)
           + ''.join(f'; {split} photos are drawn from the training ones' for split in drawn) + '.')
-  with flower_input.data_writer(options.output_file) as writer:
+  with data_file.data_writer(options.output_file) as writer:
     _refuse_small_disk(options.output_file, len(found.photos))
     written, damaged = _write_photos(writer, found.photos)
     skipped = sorted(found.skipped + damaged)
@@ -266,7 +264,7 @@ def main(argv):
                       'folders')
     fetch_photos(FLAGS.input_dir)
   preprocess(FLAGS)
-  print(f'Saved {FLAGS.output_file} and {flower_input.names_path(FLAGS.output_file)}')
+  print(f'Saved {FLAGS.output_file} and {data_file.names_path(FLAGS.output_file)}')
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ from absl import flags
 import mnist_inference
 import mnist_input
 import mnist_train
-from support import checkpoints, cluster, console, curves, launcher, replicas, workers
+from support import checkpoints, cluster, console, launcher, replicas, summaries, workers
 from support.quiet_tensorflow import tf
 
 FLAGS = flags.FlagValues()
@@ -106,7 +106,7 @@ def lead(mnist, member, options):
     UserError: as mnist_train.train, or if a parameter server is lost.
   """
   with (checkpoints.ModelFolder(options.model_dir, mnist_train.MODEL_NAME) as folder,
-        curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
+        summaries.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
         member.begin_run()):
     replica = Replica(mnist, member, options)
     folder.check_model({'training_data': mnist.train.digest()},

@@ -17,7 +17,7 @@ from absl import flags
 import mnist_inference
 import mnist_input
 import mnist_train
-from support import checkpoints, console, curves, evaluation, files
+from support import checkpoints, console, evaluation, files, summaries
 from support.quiet_tensorflow import tf
 
 # Polling.
@@ -180,7 +180,8 @@ def evaluate(mnist, options=None):
                             '--split=test')
   mnist_train.check_labels(data_set)
   curve_dir = os.path.join(options.model_dir, f'eval_{options.split}')
-  with tf.Graph().as_default(), tf.Session() as sess, curves.CurveWriter(curve_dir) as curve_writer:
+  with (tf.Graph().as_default(), tf.Session() as sess,
+        summaries.CurveWriter(curve_dir) as curve_writer):
     graph = build_evaluation_graph()
     if not options.run_once:
       return evaluate_each(sess, graph, data_set, options, curve_writer)

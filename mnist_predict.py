@@ -3,7 +3,7 @@
     python mnist_predict.py digit.png another.jpg
 
 Reads PNG, JPEG, BMP, GIF, TIFF and WebP files of one digit each, drawn, scanned or photographed:
-see mnist_digit.py. Prints for each, in the order given, the digit, its probability, and the
+see digits/digit.py. Prints for each, in the order given, the digit, its probability, and the
 runner-up; and says so where the answer is doubtful, or the picture shows several digits.
 """
 import contextlib
@@ -12,9 +12,9 @@ import itertools
 import numpy as np
 from absl import flags
 
-import mnist_digit
 import mnist_eval
 import mnist_train
+from digits.digit import read_digit
 from support import console
 from support.quiet_tensorflow import tf
 
@@ -76,7 +76,7 @@ def read_digits(paths):
   digits = {}
   for position, path in enumerate(paths):
     try:
-      digits[position] = mnist_digit.read_digit(path)
+      digits[position] = read_digit(path)
     except (console.UserError, OSError) as error:
       console.warn(f'error: {console.describe(error)}')
   return digits

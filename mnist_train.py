@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import mnist_inference
 import mnist_input
-from support import checkpoints, console, curves
+from support import checkpoints, console, summaries
 from support.quiet_tensorflow import tf
 
 # Optimization. The book's listing has a LEARNING_RATE_BASE of 0.8, with which this network
@@ -29,7 +29,7 @@ REGULARAZTION_RATE = 0.0001  # of the L2 penalty; the book's spelling
 TRAINING_STEPS = 20000
 MOVING_AVERAGE_DECAY = 0.99
 
-# Checkpoints and curves.
+# Checkpoints and summaries.
 MODEL_SAVE_PATH = os.path.join('model-saves', 'mnist_model')
 MODEL_NAME = 'mnist.ckpt'
 SAVE_INTERVAL_STEPS = 1000
@@ -253,7 +253,7 @@ def train(mnist, options=None):
   check_training_set(mnist.train, options)
   with (checkpoints.ModelFolder(options.model_dir, MODEL_NAME) as folder,
         tf.Graph().as_default(), tf.Session() as sess, console.StopSignals() as stop,
-        curves.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer):
+        summaries.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer):
     # Where images and labels are fed in, under the book's names; in batches of any size.
     x = tf.placeholder(tf.float32, [None, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE,
                                     mnist_inference.NUM_CHANNELS], name='x-input')

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-import mnist_digit
 import mnist_input
 import mnist_predict
+from digits import digit
 from support import console
 
 BINS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0001)
@@ -158,7 +158,7 @@ def measure(name, digits, labels, predict):
 def read(path):
   """Return the digit of a picture, float32 [28, 28], or None if it shows none."""
   try:
-    return mnist_digit.read_digit(path).image
+    return digit.read_digit(path).image
   except console.UserError:
     return None
 

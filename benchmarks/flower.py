@@ -22,9 +22,9 @@ import sys
 import tempfile
 import time
 
-import flower_photo
 import flower_preprocess
 from benchmarks import random_backbone
+from flowers import photo
 from support.quiet_tensorflow import tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def time_preprocessing(input_dir, output_file, rounds, book_photos):
   paths = [photo.path for photo in photos.photos]
   contestants = (
       ('this suite', lambda _: flower_preprocess.preprocess(options), paths),
-      ('decoding', lambda few: collections.deque(flower_photo.decoded_photos(few), 0), paths),
+      ('decoding', lambda few: collections.deque(photo.decoded_photos(few), 0), paths),
       ('limit', limit, paths), ('book', book, paths[:book_photos]))
   rates = {name: [] for name, _, _ in contestants}
   for _ in range(rounds):

@@ -11,8 +11,7 @@ import argparse
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-import flower_bottlenecks
-import flower_input
+from flowers import bottlenecks, data_file
 
 PENALTIES = 10.0 ** np.arange(-4, 4.1, 0.5)  # scikit-learn's C, of bottlenecks whose mean is 1
 
@@ -25,9 +24,9 @@ def main():
   parser.add_argument('--model_dir', default='model-saves/inception',
                       help='where bottlenecks are kept if not beside --input_file')
   args = parser.parse_args()
-  data = flower_input.load_processed_data(args.input_file)
-  rows = np.load(flower_bottlenecks.bottlenecks_path(args.input_file, args.model_dir))
-  labels = [getattr(data, f'{split}_labels') for split in flower_input.SPLITS]
+  data = data_file.load_processed_data(args.input_file)
+  rows = np.load(bottlenecks.bottlenecks_path(args.input_file, args.model_dir))
+  labels = [getattr(data, f'{split}_labels') for split in data_file.SPLITS]
   ends = np.cumsum([len(part) for part in labels])
   train, validation, test = np.split(rows / rows.mean(), ends[:-1])
   scored = []

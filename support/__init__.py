@@ -1,1 +1,2 @@
-"""What is not of the book's trade: the console, files, TensorFlow's import, checkpoints, curves."""
+"""What is not of the book's trade: the console, files,
+TensorFlow's import, checkpoints, summaries."""

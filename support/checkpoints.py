@@ -260,7 +260,7 @@ class ModelFolder:
       return 'another process'
 
   def _refuse_other_models(self):
-    """Two models in one folder would share one state file, and mix their curves."""
+    """Two models in one folder would share one state file, and mix their summaries."""
     for entry in sorted(os.listdir(self.path)):
       match = re.fullmatch(r'(.+)-\d+\.index', entry)
       if match and match.group(1) != self.model_name:

@@ -70,7 +70,7 @@ def add_wrong_pictures(curve_writer, step, tag, images):
   """Write the first wrongly classified images, as one square picture, to TensorBoard.
 
   Args:
-    curve_writer: curves.CurveWriter.
+    curve_writer: summaries.CurveWriter.
     images: float32 [n, height, width, channels] in [0, 1], n of any size.
   """
   side = WRONG_PICTURES_SIDE

@@ -14,8 +14,8 @@ import running
 from PIL import Image
 
 import flower_export
-import flower_photo
 import flower_predict
+from flowers import photo
 from support import console
 from support.quiet_tensorflow import tf
 
@@ -26,7 +26,7 @@ import importlib.util, pathlib, sys
 import numpy as np
 import tensorflow as tf
 
-assert importlib.util.find_spec('flower_input') is None, 'the suite is on the path'
+assert importlib.util.find_spec('flowers.data_file') is None, 'the suite is on the path'
 saved_model_dir, photos_dir, answers_path = sys.argv[1:]
 photos = [path.read_bytes() for path in sorted(pathlib.Path(photos_dir).iterdir())]
 model = tf.saved_model.load(saved_model_dir)
@@ -139,7 +139,7 @@ def decode():
 
 @pytest.mark.parametrize('photos', [ORIENTED, ODD_EXIF, KINDS], ids=['oriented', 'odd', 'kinds'])
 def test_decodes_as_prediction_does(decode, photos):
-  with flower_photo.PhotoDecoder() as decoder:
+  with photo.PhotoDecoder() as decoder:
     for name, found in zip(photos, decode(list(photos.values())), strict=True):
       np.testing.assert_allclose(found, decoder.decode(photos[name]), atol=1e-6, err_msg=name)
 
@@ -202,7 +202,7 @@ def test_clients_give_the_answers_of_prediction(model_dir, photos, tmp_path):
   assert result.stdout == f'Exported {model_dir / "flower.ckpt-0"} to {saved_model_dir}\n'
   paths = sorted(photos.iterdir())
   with flower_predict.open_model(str(model_dir)) as (labels, predict):
-    expected = predict(np.stack([image for _, image, _ in flower_photo.read_photos(paths)]))
+    expected = predict(np.stack([image for _, image, _ in photo.read_photos(paths)]))
   names = ['wild\\nflower', 'rosé', '郁金香']  # as prediction prints them
   assert [console.printable(label) for label in labels] == names
   assert np.ptp(expected, 0).max() > 1e-3  # different photos, different answers

@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 import running
 
-import flower_backbone
-import flower_bottlenecks
-import flower_evaluation
 import flower_finetune
-import flower_input
+from flowers import backbone, bottlenecks, data_file, evaluation
 from support import checkpoints
 from support.console import UserError
 from support.quiet_tensorflow import tf
@@ -29,7 +26,7 @@ class Interrupted(Exception):
 
 @pytest.fixture(scope='module')
 def data(photos_file):
-  return flower_input.load_processed_data(str(photos_file))
+  return data_file.load_processed_data(str(photos_file))
 
 
 @pytest.fixture(scope='module')
@@ -158,7 +155,7 @@ def test_rate_and_penalty_fit_the_size_of_bottlenecks(graph):
 
 def test_a_checkpoint_is_found_by_each_of_its_names(backbone_ckpt, default_run, tmp_path):
   def find(name):
-    return flower_backbone.find_checkpoint(name, flower_finetune.MODEL_NAME)
+    return backbone.find_checkpoint(name, flower_finetune.MODEL_NAME)
 
   plain = str(backbone_ckpt)
   for name in (plain, plain + '.index', plain + '.data-00000-of-00001',
@@ -176,7 +173,7 @@ def test_other_formats_are_refused_in_one_line(options, tmp_path, name):
   for content in (b'', b'content of another program' * 1000):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match='give inception_v3.ckpt, unpacked from') as raised:
-      flower_backbone.get_pre_trained(
+      backbone.get_pre_trained(
           [], options(tmp_path / 'model', ckpt_file=tmp_path / name), 'flower.ckpt')
     assert name in str(raised.value) and '\n' not in str(raised.value)
 
@@ -213,7 +210,7 @@ def test_printed_lines_and_files(photos_file, data, options, default_run, tmp_pa
       '--model_dir', model_dir, '--steps=40', '--batch_size=4')
   assert (result.returncode, result.stderr) == (0, '')
   lines = result.stdout.splitlines()
-  counts = [len(getattr(data, f'{split}_labels')) for split in flower_input.SPLITS]
+  counts = [len(getattr(data, f'{split}_labels')) for split in data_file.SPLITS]
   assert lines[0] == ('%d training examples, %d validation examples and %d testing example.'
                       % tuple(counts))
   kept = photos_file.with_name('photos.bottlenecks.npy')
@@ -312,11 +309,11 @@ def test_each_evaluated_batch_is_a_mix_of_the_classes():
   accuracies = []
   for order in (np.arange(333), random.permutation(333)):
     sess = BatchNormalizingSession()
-    examples = flower_bottlenecks.Examples('photos', {'testing': photos[order]}, {})
-    logits, again = (flower_evaluation.predict_logits(sess, model, examples, 'testing', seed=1)
+    examples = bottlenecks.Examples('photos', {'testing': photos[order]}, {})
+    logits, again = (evaluation.predict_logits(sess, model, examples, 'testing', seed=1)
                      for _ in range(2))
     np.testing.assert_array_equal(logits, again)  # the same mix each time
-    accuracies.append(flower_evaluation.score(logits, labels[order])[0])
+    accuracies.append(evaluation.score(logits, labels[order])[0])
     assert sum(sess.batches) == 2 * 333 and set(sess.batches) <= {30, 31}  # none left over
   assert min(accuracies) > 0.9 and abs(accuracies[0] - accuracies[1]) < 0.05
   in_order = [sess.run(None, {0: photos[k:k + 32]}).argmax(1) for k in range(0, 333, 32)]
@@ -388,7 +385,7 @@ def test_a_change_of_mind_is_refused(data, options, default_run, backbone_ckpt, 
 
 def test_cross_entropy_and_accuracy():
   logits = np.float32([[1000, 0], [0, math.log(3)], [0, 0]])
-  accuracy, cross_entropy = flower_evaluation.score(logits, np.array([0, 0, 1]))
+  accuracy, cross_entropy = evaluation.score(logits, np.array([0, 0, 1]))
   assert accuracy == pytest.approx(1 / 3)
   assert cross_entropy == pytest.approx((0 + math.log(4) + math.log(2)) / 3)
 
@@ -402,8 +399,8 @@ def report(labels, predicted, capsys, worst_cross_entropy=1.0):
                          files=[f'x/{k}.jpg' for k in range(100 + len(labels))])
   options = flower_finetune.options(model_dir='here')
   predicted = np.array(predicted)
-  flower_evaluation.print_test_report(predicted, data)
-  flower_evaluation.print_advice(predicted, data, worst_cross_entropy,
+  evaluation.print_test_report(predicted, data)
+  evaluation.print_advice(predicted, data, worst_cross_entropy,
                                flower_finetune.choose_recipe(options), options)
   return capsys.readouterr().out.splitlines()
 
@@ -426,11 +423,11 @@ def test_a_result_no_better_than_one_answer_for_all_is_told_with_advice(capsys):
     assert told == ('This is no better than to answer b for every photo (3 of 5): give more '
                     '--steps, or a larger --learning_rate than 0.002.')
   told = report(labels, [1, 1, 1, 1, 1], capsys, worst_cross_entropy=50)[-1]
-  assert told.endswith(f'{flower_evaluation.DIVERGED_ADVICE} than 0.002 and here.')
+  assert told.endswith(f'{evaluation.DIVERGED_ADVICE} than 0.002 and here.')
 
 
 def test_a_cross_entropy_gone_wrong_is_not_saved_and_the_advice_helps(data, options, tmp_path):
-  with pytest.raises(UserError, match='which is not saved: ' + flower_evaluation.DIVERGED_ADVICE):
+  with pytest.raises(UserError, match='which is not saved: ' + evaluation.DIVERGED_ADVICE):
     flower_finetune.finetune(data, options(tmp_path / 'ruined', learning_rate=1e6))
   assert checkpoints.list_checkpoints(str(tmp_path / 'ruined'), 'flower.ckpt') == []
   # "... give a smaller --learning_rate and another --model_dir".
@@ -469,10 +466,10 @@ def load_bottlenecks(path, data, weight=2.0):
   """Return (rows, whether they were computed)."""
   sess = BackboneSession(weight)
   with tf.Graph().as_default():
-    rows = flower_bottlenecks.load_bottlenecks(str(path), sess, 'images', 'bottlenecks', data)
+    rows = bottlenecks.load_bottlenecks(str(path), sess, 'images', 'bottlenecks', data)
   assert all(isinstance(part, np.memmap) for part in rows.values())
   expected = np.concatenate([getattr(data, f'{split}_images')[:, 0, 0, 0] * np.float32(weight)
-                             for split in flower_input.SPLITS])
+                             for split in data_file.SPLITS])
   np.testing.assert_array_equal(np.concatenate(list(rows.values()))[:, 7], expected)
   return rows, sess.photos == len(data.files)
 
@@ -540,8 +537,8 @@ def test_bottlenecks_that_nothing_can_learn_from_are_refused(weight, told, data,
 
 def test_bottlenecks_are_kept_beside_the_data_if_possible(tmp_path, monkeypatch):
   data_file = str(tmp_path / 'photos.npy')
-  path = flower_bottlenecks.bottlenecks_path(data_file, 'model')
+  path = bottlenecks.bottlenecks_path(data_file, 'model')
   assert path == str(tmp_path / 'photos.bottlenecks.npy')
   monkeypatch.setattr(os, 'access', lambda *_: False)
-  assert flower_bottlenecks.bottlenecks_path(data_file, 'model') == os.path.join(
+  assert bottlenecks.bottlenecks_path(data_file, 'model') == os.path.join(
       'model', 'photos.bottlenecks.npy')

@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-import flower_input
-import flower_photo
+from flowers import data_file, photo
 from support.console import UserError
 
 NAMES = {'labels': ['daisy', 'rose'], 'names': ['rose/a.jpg', 'daisy/b.jpg', 'daisy/c.jpg'],
@@ -16,29 +15,29 @@ NAMES = {'labels': ['daisy', 'rose'], 'names': ['rose/a.jpg', 'daisy/b.jpg', 'da
 
 def write_data(path, seed=0, **changes):
   """Write a data file of three photos of one value each."""
-  with flower_input.data_writer(str(path)) as writer:
+  with data_file.data_writer(str(path)) as writer:
     for k in range(3):
       image = np.full([299, 299, 3], (k + seed) / 10, np.float32)
-      writer.add(flower_photo.DecodedPhoto('', image, None, image[0, 0].tobytes()))
+      writer.add(photo.DecodedPhoto('', image, None, image[0, 0].tobytes()))
     writer.finish(**{**NAMES, **changes})
   return path
 
 
 @pytest.fixture(scope='module')
-def data_file(tmp_path_factory):
+def processed_file(tmp_path_factory):
   return write_data(tmp_path_factory.mktemp('data') / 'photos.npy')
 
 
-def test_data_file_is_a_plain_array(data_file):
-  images = np.load(data_file, allow_pickle=False)
+def test_data_file_is_a_plain_array(processed_file):
+  images = np.load(processed_file, allow_pickle=False)
   assert images.dtype == np.float32 and images.shape == (3, 299, 299, 3)
-  assert np.load(data_file, mmap_mode='r')[2, 0, 0, 0] == np.float32(0.2)
-  names = json.loads(data_file.with_suffix('.json').read_text())
+  assert np.load(processed_file, mmap_mode='r')[2, 0, 0, 0] == np.float32(0.2)
+  names = json.loads(processed_file.with_suffix('.json').read_text())
   assert names['files'] == NAMES['names'] and names['classes'] == NAMES['classes']
 
 
-def test_data_comes_back_by_split_and_memory_mapped(data_file):
-  data = flower_input.load_processed_data(data_file)
+def test_data_comes_back_by_split_and_memory_mapped(processed_file):
+  data = data_file.load_processed_data(processed_file)
   assert data.labels == NAMES['labels'] and data.files == NAMES['names']
   assert isinstance(data.training_images, np.memmap)
   assert data.training_images[0, 0, 0, 0] == 0 and data.validation_images.shape[0] == 0
@@ -47,22 +46,22 @@ def test_data_comes_back_by_split_and_memory_mapped(data_file):
   assert data.training_labels.tolist() == [1] and data.testing_labels.tolist() == [0, 0]
 
 
-def test_id_tells_pixels_labels_files_and_splits_apart(data_file, tmp_path):
+def test_id_tells_pixels_labels_files_and_splits_apart(processed_file, tmp_path):
   def identity(**changes):
-    return flower_input.load_processed_data(write_data(tmp_path / 'other.npy', **changes)).id
+    return data_file.load_processed_data(write_data(tmp_path / 'other.npy', **changes)).id
 
-  assert identity() == flower_input.load_processed_data(data_file).id
+  assert identity() == data_file.load_processed_data(processed_file).id
   changes = [{'seed': 1}, {'labels': ['daisy', 'tulip']}, {'classes': [0, 1, 0]},
              {'names': ['rose/a.jpg', 'daisy/c.jpg', 'daisy/b.jpg']},
              {'counts': {'training': 2, 'validation': 0, 'testing': 1}}]
   assert len({identity(), *(identity(**change) for change in changes)}) == 1 + len(changes)
 
 
-def test_files_of_two_runs_are_refused_together(data_file, tmp_path):
+def test_files_of_two_runs_are_refused_together(processed_file, tmp_path):
   write_data(tmp_path / 'photos.npy', seed=1)
-  shutil.copy(data_file.with_suffix('.json'), tmp_path)
+  shutil.copy(processed_file.with_suffix('.json'), tmp_path)
   with pytest.raises(UserError, match='not of the same run'):
-    flower_input.load_processed_data(tmp_path / 'photos.npy')
+    data_file.load_processed_data(tmp_path / 'photos.npy')
 
 
 def change_names(**changes):
@@ -100,21 +99,21 @@ def write_bytes(contents):
     (change_names(counts={'training': 3}), '"counts"'),
     (change_names(counts={'training': 4, 'validation': 0, 'testing': -1}), '"counts"'),
 ])
-def test_a_damaged_data_file_is_refused_in_one_line(data_file, tmp_path, change, message):
+def test_a_damaged_data_file_is_refused_in_one_line(processed_file, tmp_path, change, message):
   path = tmp_path / 'photos.npy'
-  for source in (data_file, data_file.with_suffix('.json')):
+  for source in (processed_file, processed_file.with_suffix('.json')):
     shutil.copy(source, tmp_path)
   change(path)
   with pytest.raises(UserError, match=message) as error:
-    flower_input.load_processed_data(path)
+    data_file.load_processed_data(path)
   assert 'photos.' in str(error.value) and '\n' not in str(error.value)
 
 
-def test_a_failed_run_leaves_the_files_before(data_file, tmp_path):
+def test_a_failed_run_leaves_the_files_before(processed_file, tmp_path):
   path = write_data(tmp_path / 'photos.npy', seed=1)
-  before = flower_input.load_processed_data(path).id
-  with pytest.raises(KeyboardInterrupt), flower_input.data_writer(str(path)) as writer:
-    writer.add(flower_photo.DecodedPhoto('', np.zeros([299, 299, 3], np.float32), None, b''))
+  before = data_file.load_processed_data(path).id
+  with pytest.raises(KeyboardInterrupt), data_file.data_writer(str(path)) as writer:
+    writer.add(photo.DecodedPhoto('', np.zeros([299, 299, 3], np.float32), None, b''))
     raise KeyboardInterrupt
-  assert flower_input.load_processed_data(path).id == before
+  assert data_file.load_processed_data(path).id == before
   assert sorted(entry.name for entry in tmp_path.iterdir()) == ['photos.json', 'photos.npy']

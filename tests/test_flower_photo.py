@@ -8,7 +8,7 @@ import pytest
 import running
 from PIL import Image
 
-import flower_photo
+from flowers import photo
 from support import pictures
 from support.quiet_tensorflow import tf
 
@@ -31,7 +31,7 @@ def encoded(image, kind='JPEG', **params):
 @pytest.fixture(scope='module')
 def decode():
   """Function from the bytes of a file to its photo, float32 [299, 299, 3]."""
-  with flower_photo.PhotoDecoder() as decoder:
+  with photo.PhotoDecoder() as decoder:
     yield decoder.decode
 
 
@@ -115,7 +115,7 @@ def test_orientation_shows_a_photo_upright(decode, orientation):
     b'Exif\0\0', b'Exif\0\0MM\0*\0\0\0\x08\xff\xff', b'Exif\0\0' + bytes(range(256)),
     b'Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0'])  # the last: orientation 99
 def test_damaged_exif_leaves_a_photo_as_stored(exif, recwarn):
-  with flower_photo.PhotoDecoder() as decoder:
+  with photo.PhotoDecoder() as decoder:
     np.testing.assert_array_equal(decoder.decode(encoded(picture(), exif=exif)),
                                   decoder.decode(encoded(picture())))
   assert not recwarn.list  # no line on standard error
@@ -160,7 +160,7 @@ def answers(tmp_path_factory):
   if hasattr(os, 'mkfifo'):
     os.mkfifo(folder / 'fifo')
   names = [*UNREADABLE, 'good', 'folder', 'missing', 'fifo', 'good']
-  found = flower_photo.read_photos([str(folder / name) for name in names])
+  found = photo.read_photos([str(folder / name) for name in names])
   assert [os.path.basename(path) for path, *_ in found] == names  # each, also when given twice
   return {os.path.basename(path): answer for path, *answer in found}
 
@@ -181,13 +181,13 @@ def test_what_cannot_be_opened_is_answered_too(answers):
 
 def test_a_failure_to_read_is_not_taken_for_a_bad_photo(tmp_path):
   with pytest.raises(FileNotFoundError, match='missing'):
-    list(flower_photo.decoded_photos([str(tmp_path / 'missing')]))
+    list(photo.decoded_photos([str(tmp_path / 'missing')]))
 
 
 def test_many_photos_come_in_order(decode, tmp_path):
   made_data.write_photos(tmp_path, ['rose'], count=40)
   paths = [str(path) for path in sorted((tmp_path / 'rose').iterdir())]
-  found = list(flower_photo.decoded_photos(paths))
+  found = list(photo.decoded_photos(paths))
   assert [photo.path for photo in found] == paths
   last = (tmp_path / 'rose' / '039.jpg').read_bytes()
   np.testing.assert_array_equal(found[-1].image, decode(last))
@@ -199,7 +199,7 @@ def test_many_photos_come_in_order(decode, tmp_path):
 @pytest.mark.skipif(not SAMPLE_DIR.is_dir(), reason='needs the real photos')
 def test_real_photos_are_read_as_the_book_does():
   paths = [str(path) for path in sorted(SAMPLE_DIR.glob('*/*.jpg'))[::100]]
-  for path, image, problem in flower_photo.read_photos(paths):
+  for path, image, problem in photo.read_photos(paths):
     assert problem is None
     with open(path, 'rb') as file:
       np.testing.assert_allclose(image, books_image(file.read()), atol=1e-6, err_msg=path)

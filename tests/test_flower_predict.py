@@ -9,8 +9,8 @@ import pytest
 import running
 
 import flower_finetune
-import flower_input
 import flower_predict
+from flowers import data_file
 from support.console import UserError
 
 
@@ -19,7 +19,7 @@ def model_dir(photos_file, backbone_ckpt, tmp_path_factory):
   """A model folder after 5 steps on bottlenecks; predicted.npy there has the tested answers."""
   folder = tmp_path_factory.mktemp('model')
   predicted = flower_finetune.finetune(
-      flower_input.load_processed_data(str(photos_file)),
+      data_file.load_processed_data(str(photos_file)),
       flower_finetune.options(input_file=photos_file, ckpt_file=backbone_ckpt, model_dir=folder,
                               steps=5, batch_size=4))
   np.save(folder / 'predicted.npy', predicted)
@@ -28,7 +28,7 @@ def model_dir(photos_file, backbone_ckpt, tmp_path_factory):
 
 def test_answers_equal_those_of_finetuning_photo_by_photo(
     photos_dir, photos_file, model_dir, tmp_path):
-  data = flower_input.load_processed_data(str(photos_file))
+  data = data_file.load_processed_data(str(photos_file))
   paths = [photos_dir / name for name in data.files[-len(data.testing_labels):]]
   elsewhere = tmp_path / 'else[w]here'  # the model folder alone is enough, wherever it is
   shutil.copytree(model_dir, elsewhere)
@@ -44,7 +44,7 @@ def test_answers_equal_those_of_finetuning_photo_by_photo(
 
 
 def test_a_photo_is_answered_alone_as_among_others(photos_file, model_dir):
-  data = flower_input.load_processed_data(str(photos_file))
+  data = data_file.load_processed_data(str(photos_file))
   with flower_predict.open_model(str(model_dir)) as (labels, predict):
     together, alone = predict(data.testing_images), predict(data.testing_images[:1])
   assert labels == data.labels == ['daisy', 'rose', 'tulip']

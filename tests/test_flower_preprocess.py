@@ -10,9 +10,8 @@ import pytest
 import running
 from PIL import Image
 
-import flower_input
-import flower_photo
 import flower_preprocess
+from flowers import data_file, photo
 from support import files, pictures
 from support.console import UserError
 from support.quiet_tensorflow import tf
@@ -29,7 +28,7 @@ def preprocess(input_dir, output, **changes):
   """Preprocess a folder and return the ProcessedData."""
   flower_preprocess.preprocess(flower_preprocess.options(
       input_dir=input_dir, output_file=output, **changes))
-  return flower_input.load_processed_data(output)
+  return data_file.load_processed_data(output)
 
 
 def splits_of(input_dir, testing_percentage=20, validation_percentage=30, seed=1):
@@ -54,7 +53,7 @@ def test_command_reports_and_writes_the_pair_of_files(photos_dir, output):
   assert (result.returncode, result.stderr) == (0, '')
   lines = result.stdout.splitlines()
   assert lines[:3] == ['daisy: 8 photos', 'rose: 8 photos', 'tulip: 8 photos']
-  data = flower_input.load_processed_data(output)
+  data = data_file.load_processed_data(output)
   counts = [len(labels) for labels in (data.training_labels, data.validation_labels,
                                        data.testing_labels)]
   assert lines[-3:] == [
@@ -69,7 +68,7 @@ def test_each_image_is_the_photo_of_its_name_and_class(photos_dir, output):
   data = preprocess(photos_dir, output)
   images = np.concatenate([data.training_images, data.validation_images, data.testing_images])
   labels = np.concatenate([data.training_labels, data.validation_labels, data.testing_labels])
-  found = flower_photo.read_photos([str(photos_dir / name) for name in data.files])
+  found = photo.read_photos([str(photos_dir / name) for name in data.files])
   for (_, expected, _), image in zip(found, images, strict=True):
     np.testing.assert_array_equal(image, expected)
   assert [data.labels[label] for label in labels] == [name.split('/')[0] for name in data.files]
@@ -95,7 +94,7 @@ def test_split_follows_the_percentages_and_repeats_with_its_seed(tmp_path):
   splits = splits_of(tmp_path)
   assert splits == splits_of(tmp_path) != splits_of(tmp_path, seed=2)
   found = list(splits.values())
-  assert found == sorted(found, key=flower_input.SPLITS.index)  # in the order of the file
+  assert found == sorted(found, key=data_file.SPLITS.index)  # in the order of the file
   # Four standard deviations of 1,000 draws.
   assert abs(found.count('validation') - 300) < 58 and abs(found.count('testing') - 200) < 51
   assert set(splits_of(tmp_path, 0, 0).values()) == {'training'}
@@ -104,7 +103,7 @@ def test_split_follows_the_percentages_and_repeats_with_its_seed(tmp_path):
 def test_each_split_is_a_mix_of_the_classes(tmp_path):
   made_data.write_photos(tmp_path, count=40)
   splits = splits_of(tmp_path)
-  for split in flower_input.SPLITS:
+  for split in data_file.SPLITS:
     names = [name for name in splits if splits[name] == split]
     assert names != sorted(names) and len({name.split('/')[0] for name in names[:10]}) == 3
 
@@ -177,7 +176,7 @@ def test_every_file_is_read_by_its_content_or_named_with_why(odd_folder, output)
   result = running.run_script('flower_preprocess.py', '--input_dir', folder,
                               '--output_file', output)
   assert result.returncode == 0
-  data = flower_input.load_processed_data(output)
+  data = data_file.load_processed_data(output)
   assert len(data.files) == len(photos) and set(data.files) == photos
   assert sorted(skipped_files(result.stderr)) == sorted(
       ['cut.jpg', 'empty.jpg', 'text.jpg', 'notes.txt', 'lost.jpg'])
@@ -237,7 +236,7 @@ def test_names_outside_the_encoding_work(photos_dir, output, tmp_path):
                               '--output_file', output)
   assert (result.returncode, result.stderr) == (0, '')
   assert {'new\\nline: 8 photos', 'back\\slash: 8 photos'} <= set(result.stdout.splitlines())
-  data = flower_input.load_processed_data(output)
+  data = data_file.load_processed_data(output)
   assert data.labels == sorted(os.listdir(folder)) and len(data.files) == 24
 
 
@@ -277,7 +276,7 @@ def written(photos_dir, output):
 
   def check():
     assert sorted(os.listdir(output.parent)) == ['photos.json', 'photos.npy']
-    assert flower_input.load_processed_data(output).id == before
+    assert data_file.load_processed_data(output).id == before
   yield check
   check()
 
@@ -337,7 +336,7 @@ def test_leftovers_of_dead_processes_are_swept_and_nothing_else(photos_dir, outp
   with monkeypatch.context() as patch:  # as a killed process leaves it
     patch.setattr(files, 'remove', lambda path: None)
     patch.setattr(files.os, 'getpid', lambda: 2**22 + 1)
-    with pytest.raises(KeyboardInterrupt), flower_input.data_writer(str(output)):
+    with pytest.raises(KeyboardInterrupt), data_file.data_writer(str(output)):
       raise KeyboardInterrupt
   assert len(os.listdir(output.parent)) == 3
   preprocess(photos_dir, output)

@@ -11,7 +11,7 @@ from lenet_in_numpy import AVERAGE, VARIABLES
 
 import mnist_eval
 import mnist_input
-from support import checkpoints, curves, evaluation
+from support import checkpoints, evaluation, summaries
 from support.quiet_tensorflow import tf
 
 
@@ -131,7 +131,7 @@ def test_confused_pairs_count_both_directions(capsys):
 
 
 def test_tensorboard_shows_the_confusion_matrix(tmp_path):
-  with curves.CurveWriter(str(tmp_path)) as curve_writer:
+  with summaries.CurveWriter(str(tmp_path)) as curve_writer:
     evaluation.add_confusion(curve_writer, 7, np.array([[3, 1], [0, 0]]))
   event, = (event for path in tmp_path.iterdir()
             for event in tf.train.summary_iterator(str(path)) if event.summary.value)

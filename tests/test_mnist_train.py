@@ -1,4 +1,4 @@
-"""mnist_train.py: the arithmetic of a step, checkpoints as the book's, exact resume, curves."""
+"""mnist_train.py: the arithmetic of a step, checkpoints as the book's, exact resume, summaries."""
 import re
 
 import lenet_in_numpy

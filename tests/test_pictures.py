@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import flower_photo
-import mnist_digit
+from digits import digit
+from flowers import photo
 from support import pictures
 
 RGB, GREY_AND_ALPHA, RGBA = 2, 4, 6  # PNG's numbers of its colour types
@@ -53,7 +53,7 @@ def wide_tiff(pixels, order, kind=1):
 @pytest.fixture(scope='module')
 def decode():
   """Function from the bytes of a file to its photo, float32 [299, 299, 3]."""
-  with flower_photo.PhotoDecoder() as decoder:
+  with photo.PhotoDecoder() as decoder:
     yield decoder.decode
 
 
@@ -70,7 +70,7 @@ def test_16_bit_colours_are_seen_on_either_scale(
   np.testing.assert_array_equal(decode(wide), decode(plain.getvalue()))
   for name, contents in (('plain.png', plain.getvalue()), ('wide.png', wide)):
     (tmp_path / name).write_bytes(contents)
-  np.testing.assert_array_equal(*(mnist_digit.read_picture(str(tmp_path / name))
+  np.testing.assert_array_equal(*(digit.read_picture(str(tmp_path / name))
                                   for name in ('plain.png', 'wide.png')))
 
 
@@ -80,7 +80,7 @@ def test_black_ink_keeps_its_16_bits_of_alpha(tmp_path, colour_type):
   black = [np.zeros_like(alpha)] * (1 if colour_type == GREY_AND_ALPHA else 3)
   path = tmp_path / 'ink.png'
   path.write_bytes(wide_png(np.dstack([*black, alpha]), colour_type))
-  found = mnist_digit.read_picture(str(path))
+  found = digit.read_picture(str(path))
   np.testing.assert_array_equal(found[..., :3], 0)
   np.testing.assert_array_equal(np.round(found[..., 3] * 255), alpha >> 8)
 
@@ -100,7 +100,7 @@ def test_big_endian_grey_of_a_tiff_file_is_read(tmp_path):
   values = np.arange(1200, dtype=np.uint16).reshape(30, 40, 1) * 54
   path = tmp_path / 'grey.tiff'
   path.write_bytes(wide_tiff(values, '>'))
-  found = mnist_digit.read_picture(str(path))
+  found = digit.read_picture(str(path))
   np.testing.assert_allclose(found[..., :1], values / 65535, atol=1e-6)
 
 

@@ -14,12 +14,11 @@ import running
 import spoiling
 from spoiling import flip_a_byte, write_checkpoint
 
-import flower_backbone
 import flower_finetune
-import flower_input
 import mnist_eval
 import mnist_input
 import mnist_train
+from flowers import backbone, data_file
 from support import console
 from support.console import UserError
 from support.quiet_tensorflow import tf
@@ -177,7 +176,7 @@ def test_odd_class_names_work(tmp_path):
                               cwd=tmp_path)
   assert (result.returncode, result.stderr) == (0, '')
   assert {'new\\nline: 2 photos', '玫瑰: 2 photos'} <= set(result.stdout.splitlines())
-  data = flower_input.load_processed_data(str(tmp_path / 'o*.npy'))
+  data = data_file.load_processed_data(str(tmp_path / 'o*.npy'))
   assert data.labels == sorted(classes) and len(data.files) == 12
 
 
@@ -205,7 +204,7 @@ def test_bad_pre_trained_checkpoints(write, tmp_path):
   write(tmp_path / 'some.ckpt')
   options = flower_finetune.options(ckpt_file=tmp_path / 'some.ckpt', model_dir=tmp_path / 'model')
   with pytest.raises(UserError, match=r'--ckpt_file=.*some\.ckpt.*[:,] give') as caught:
-    flower_backbone.get_pre_trained([], options, 'flower.ckpt')
+    backbone.get_pre_trained([], options, 'flower.ckpt')
   one_line(caught)
 
 
@@ -218,7 +217,7 @@ def test_pre_trained_checkpoints_of_other_networks(shape, kind, name, text, tmp_
   with tf.Graph().as_default(), tf.Session() as sess:
     variables = [tf.get_variable(name, shape, kind)]
     with pytest.raises(UserError, match=f"some.ckpt.* {text}") as caught:
-      flower_backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
+      backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
   one_line(caught)
 
 
@@ -228,7 +227,7 @@ def test_a_pre_trained_checkpoint_with_a_wrong_byte(tmp_path):
   with tf.Graph().as_default(), tf.Session() as sess:
     variables = [tf.get_variable('other/weight', [3, 4])]
     with pytest.raises(UserError, match='some.ckpt is damaged'):
-      flower_backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
+      backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
 
 
 @pytest.mark.parametrize('name', ['in[1]', 'in*', 'in\\'])
@@ -237,8 +236,8 @@ def test_the_path_of_a_pre_trained_checkpoint_is_not_a_pattern(name, tmp_path):
     write_checkpoint(tmp_path / folder / 'a.ckpt', w=np.full([2], value, np.float32))
   with tf.Graph().as_default(), tf.Session() as sess:
     variable = tf.get_variable('w', [2])
-    path = flower_backbone.find_checkpoint(str(tmp_path / name / 'a.ckpt'), 'flower.ckpt')
-    flower_backbone.load_tuned_variables(sess, path, [variable])
+    path = backbone.find_checkpoint(str(tmp_path / name / 'a.ckpt'), 'flower.ckpt')
+    backbone.load_tuned_variables(sess, path, [variable])
     assert sess.run(variable).tolist() == [3, 3]
 
 
@@ -268,7 +267,7 @@ def test_data_files_are_never_unpickled(pack, tmp_path):
   path, harm = tmp_path / 'data.npy', tmp_path / 'harm'
   path.write_bytes(pack(Harm(harm)))
   with pytest.raises(UserError, match=r'data\.npy'):
-    flower_input.load_processed_data(str(path))
+    data_file.load_processed_data(str(path))
   assert not harm.exists()
   loaded = np.load(path, allow_pickle=True)  # what a careless reader would do
   if isinstance(loaded, np.lib.npyio.NpzFile):

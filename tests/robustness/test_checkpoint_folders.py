@@ -18,7 +18,7 @@ import spoiling
 import mnist_eval
 import mnist_input
 import mnist_train
-from support import checkpoints, console, curves, files
+from support import checkpoints, console, files, summaries
 from support.quiet_tensorflow import tf
 
 pytestmark = pytest.mark.skipif(os.name != 'posix', reason='names and processes as POSIX has them')
@@ -336,8 +336,8 @@ def test_a_trainer_notices_that_its_folder_was_deleted(made_again, digits_dir, t
 
 
 def test_event_files_of_one_second_do_not_collide(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(curves.time, 'time', lambda: 1.7e9)
-  with curves.CurveWriter(str(tmp_path)) as one, curves.CurveWriter(str(tmp_path)) as other:
+  monkeypatch.setattr(summaries.time, 'time', lambda: 1.7e9)
+  with summaries.CurveWriter(str(tmp_path)) as one, summaries.CurveWriter(str(tmp_path)) as other:
     one.add_scalars(1, loss=0.5)
     other.add_scalars(2, loss=0.25)
     one.add_scalars(3, loss=0.125)

@@ -17,9 +17,9 @@ import pytest
 import running
 import spoiling
 
-import flower_backbone
 import flower_preprocess
 import mnist_input
+from flowers import backbone
 from support import files
 from support.console import UserError
 
@@ -292,6 +292,6 @@ def test_a_download_that_is_not_the_checkpoint(content, tmp_path, monkeypatch):
   archive.write_bytes(content)
   monkeypatch.setattr(files, 'download', lambda *args: contextlib.nullcontext(str(archive)))
   with pytest.raises(UserError) as caught:
-    flower_backbone.fetch_checkpoint(str(tmp_path / 'inception_v3.ckpt'), [])
+    backbone.fetch_checkpoint(str(tmp_path / 'inception_v3.ckpt'), [])
   assert len(str(caught.value).splitlines()) == 1
   assert [path.name for path in tmp_path.iterdir()] == ['download']

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import flower_input
-import flower_photo
-import mnist_digit
 import mnist_input
+from digits import digit
+from flowers import data_file as flower_data
+from flowers import photo
 from support import checkpoints, files
 from support.console import UserError, describe
 from support.quiet_tensorflow import tf
@@ -103,10 +103,10 @@ def test_idx(suffix, read, valid, head, tmp_path):
 def data_file(tmp_path_factory):
   """The .npy file of two photos, 2.1 MB."""
   path = tmp_path_factory.mktemp('fuzz') / 'data.npy'
-  photo = flower_photo.DecodedPhoto('', np.zeros([299, 299, 3], np.float32), None, b'digest')
-  with flower_input.data_writer(str(path)) as writer:
-    writer.add(photo)
-    writer.add(photo)
+  image = photo.DecodedPhoto('', np.zeros([299, 299, 3], np.float32), None, b'digest')
+  with flower_data.data_writer(str(path)) as writer:
+    writer.add(image)
+    writer.add(image)
     writer.finish(['daisy', 'rose'], ['rose/a.jpg', 'daisy/b.jpg'], [1, 0],
                   {'training': 1, 'validation': 0, 'testing': 1})
   return path
@@ -153,7 +153,7 @@ def test_npy(data_file):
       file.seek(size - 64)
       file.write(tail)
       file.truncate(length)
-    data = outcome_of(flower_input.load_processed_data, data_file, outcomes)
+    data = outcome_of(flower_data.load_processed_data, data_file, outcomes)
     if data is not None:
       assert data.labels == ['daisy', 'rose'] and data.files == ['rose/a.jpg', 'daisy/b.jpg']
       assert data.training_images.shape == data.testing_images.shape == (1, 299, 299, 3)
@@ -175,7 +175,7 @@ def test_json(data_file, tmp_path):
   path = tmp_path / 'names.json'
   valid = data_file.with_suffix('.json').read_bytes()
   names = json.loads(valid)
-  counts = st.dictionaries(st.sampled_from([*flower_input.SPLITS, 'other']),
+  counts = st.dictionaries(st.sampled_from([*flower_data.SPLITS, 'other']),
                            st.one_of(st.integers(-1, 3), VALUES), max_size=4)
   like = {'labels': st.lists(st.text(max_size=5), max_size=4), 'counts': counts,
           'files': st.lists(st.text(max_size=5), max_size=4), 'photos': st.text(max_size=4),
@@ -200,7 +200,7 @@ def test_json(data_file, tmp_path):
     path.write_bytes(content)
     value = outcome_of(files.read_json, path, set())
     assert value is None or isinstance(value, dict)
-    found = outcome_of(flower_input.read_names, path, outcomes)
+    found = outcome_of(flower_data.read_names, path, outcomes)
     if found is not None:
       assert value is not None and len(set(found['labels'])) == len(found['labels']) >= 2
       assert all(isinstance(name, str) and name for name in found['labels'] + found['files'])
@@ -221,22 +221,22 @@ def test_pictures(kind, tmp_path):
   Image.open(io.BytesIO(spoiling.picture('PNG'))).convert('RGB').save(buffer, kind)
   valid = buffer.getvalue()
   outcomes = set()
-  with flower_photo.PhotoDecoder() as decoder:
+  with photo.PhotoDecoder() as decoder:
 
     @fuzz
     @given(mutated(valid, min(60, len(valid))))
     @example(valid)
     def check(content):
       path.write_bytes(content)
-      digit = outcome_of(mnist_digit.read_digit, path, outcomes)
-      if digit is not None:
-        assert digit.image.shape == (28, 28) and 0 <= digit.image.min() <= digit.image.max() <= 1
-      photo = decoder.read(str(path))
-      if photo.problem is None:
-        assert photo.image.shape == (299, 299, 3) and photo.image.dtype == np.float32
-        assert 0 <= photo.image.min() <= photo.image.max() <= 1
+      found = outcome_of(digit.read_digit, path, outcomes)
+      if found is not None:
+        assert found.image.shape == (28, 28) and 0 <= found.image.min() <= found.image.max() <= 1
+      image = decoder.read(str(path))
+      if image.problem is None:
+        assert image.image.shape == (299, 299, 3) and image.image.dtype == np.float32
+        assert 0 <= image.image.min() <= image.image.max() <= 1
       else:
-        assert len(photo.problem.splitlines()) == 1
+        assert len(image.problem.splitlines()) == 1
 
     check()
   assert outcomes == {'read', 'refused'}

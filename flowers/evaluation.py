@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-import flower_input
+from flowers import data_file
 from support import console, evaluation
 
 EVAL_BATCH = 32  # photos in one run of the network
@@ -25,7 +25,7 @@ def predict_logits(sess, model, examples, split, seed):
 
   Args:
     model: flower_finetune.Model.
-    examples: flower_bottlenecks.Examples.
+    examples: bottlenecks.Examples.
     seed: int, of the mix.
   """
   inputs = examples.inputs[split]
@@ -57,7 +57,7 @@ def validate(sess, model, examples, i, recipe, options):
   """Return the (accuracy in [0, 1], mean cross entropy in nats) of the validation photos.
 
   Args:
-    examples: flower_bottlenecks.Examples.
+    examples: bottlenecks.Examples.
     i: int, the step that was done last.
     recipe: flower_finetune.Recipe.
     options: of flower_finetune.py.
@@ -109,7 +109,7 @@ def add_pictures(curve_writer, step, predicted, data):
   evaluation.add_confusion(curve_writer, step, evaluation.confusion_matrix(
       data.testing_labels, predicted, len(data.labels)))
   wrong = np.flatnonzero(predicted != data.testing_labels)[:WRONG_PHOTOS]
-  side = flower_input.IMAGE_SIZE // 3
+  side = data_file.IMAGE_SIZE // 3
   photos = data.testing_images[wrong][:, :3 * side, :3 * side]
   photos = photos.reshape(-1, side, 3, side, 3, 3).mean((2, 4))  # [wrong, side, side, 3]
   evaluation.add_wrong_pictures(curve_writer, step, 'wrong_photos', photos)

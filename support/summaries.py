@@ -12,7 +12,7 @@ class CurveWriter:
   That one names its file by the second alone, so that two processes may share one; writes
   behind the program's back, so that a full disk is told in the log for ever, or not at all;
   and goes on into a deleted file. Here the first failure is said in one line and is the last: the
-  run goes on without curves.
+  run goes on without summaries.
   """
 
   def __init__(self, folder):

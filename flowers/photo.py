@@ -1,6 +1,6 @@
 """A photo, as people bring it, turned into the 299x299 pixels that Inception-v3 takes.
 
-    with flower_photo.PhotoDecoder() as decoder:
+    with photo.PhotoDecoder() as decoder:
       image = decoder.read('photo.jpg').image  # float32 [299, 299, 3] in [0, 1]
 
 JPEG files are decoded by TensorFlow, as in the book; PNG, GIF, BMP, TIFF and WebP by Pillow.

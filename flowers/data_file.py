@@ -1,6 +1,6 @@
 """The file of decoded photos in three splits.
 
-    data = flower_input.load_processed_data('flower_processed_data.npy')
+    data = data_file.load_processed_data('flower_processed_data.npy')
     data.training_images  # float32 [n, 299, 299, 3] in [0, 1], memory-mapped
     data.training_labels  # int64 [n], indices into data.labels
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flower_photo import IMAGE_SIZE
+from flowers.photo import IMAGE_SIZE
 from support import files
 from support.console import UserError
 
@@ -82,7 +82,7 @@ class DataWriter:
         'descr': '<f4', 'fortran_order': False, 'shape': (self._count, IMAGE_SIZE, IMAGE_SIZE, 3)})
 
   def add(self, photo):
-    """Write the image of a flower_photo.DecodedPhoto."""
+    """Write the image of a photo.DecodedPhoto."""
     self._file.write(np.ascontiguousarray(photo.image, '<f4'))
     self._photos.update(photo.digest)
     self._count += 1

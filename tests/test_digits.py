@@ -1,4 +1,4 @@
-"""Pictures of digits: each step of mnist_digit.py on a small picture, and all of them on files."""
+"""Pictures of digits: each step of digits/digit.py on a small picture, and all of them on files."""
 import os
 import struct
 import zlib
@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageOps
 from running import SHARED, run_script
 from scipy import ndimage
 
-import mnist_digit
 import mnist_predict
-from support import frames, paper, pictures, pieces
+from digits import digit, frames, paper, pieces
+from support import pictures
 from support.console import UserError
 
 SEVEN = [(0.3, 0.25), (0.7, 0.25), (0.45, 0.8)]  # a line through these points of a square
@@ -33,7 +33,7 @@ def read(picture, path, **options):
   """Return the Digit of a Pillow picture or an array, by way of a file."""
   picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
   picture.save(path, **options)
-  return mnist_digit.read_digit(str(path))
+  return digit.read_digit(str(path))
 
 
 def same(image, other):
@@ -45,8 +45,8 @@ def same(image, other):
 @pytest.fixture
 def seven():
   """A 7 as it should come out, float32 [28, 28]."""
-  return mnist_digit.place(mnist_digit.normalise_stroke(
-      mnist_digit.crop(1 - grey(line_picture(200, 15)), 0.5)))
+  return digit.place(digit.normalise_stroke(
+      digit.crop(1 - grey(line_picture(200, 15)), 0.5)))
 
 
 def test_a_mirrored_digit_does_not_look_alike(seven):
@@ -68,7 +68,7 @@ def test_pixels_are_turned_as_pillow_turns_them():
 def test_large_pictures_are_averaged_down_and_thin_lines_stay():
   pixels = np.full([3000, 2000], 255, np.uint8)
   pixels[:, 1000] = 0
-  small = mnist_digit.decode(Image.fromarray(pixels))
+  small = digit.decode(Image.fromarray(pixels))
   assert small.shape == (750, 500, 4)
   np.testing.assert_allclose(small[:, 250, :3], 0.75, atol=0.01)
   assert (small[:, :250, :3] == 1).all() and (small[:, 251:, :3] == 1).all()
@@ -79,7 +79,7 @@ def test_white_of_16_bit_files_is_the_least_full_scale_that_fits(white):
   pixels = np.zeros([4, 4], np.uint16)
   pixels[1, 1] = white
   pixels[2, 2] = white // 2 + 1
-  decoded = mnist_digit.decode(Image.fromarray(pixels))
+  decoded = digit.decode(Image.fromarray(pixels))
   assert decoded[1, 1, 0] == 1 and decoded[2, 2, 0] == pytest.approx(0.5, abs=0.01)
 
 
@@ -178,8 +178,8 @@ def test_a_long_stroke_that_ends_before_the_border_is_not_a_ruled_line():
 
 def test_dirt_and_what_comes_in_from_the_border_is_not_the_digit():
   mask = np.zeros([100, 100], bool)
-  mask[30:70, 48:54] = digit = True
-  mask[30:34, 58:70] = digit  # a bar that does not touch
+  mask[30:70, 48:54] = True
+  mask[30:34, 58:70] = True  # a bar that does not touch
   kept = mask.copy()
   mask[50, 20] = mask[0:12, 80:100] = True
   found, count, runs_out = pieces.choose_pieces(mask)
@@ -208,39 +208,39 @@ def test_separate_digits_are_counted_and_one_is_chosen():
 def test_stroke_width_is_measured(width):
   mask = np.zeros([120, 120], bool)
   mask[10:110, 40:40 + width] = True
-  assert mnist_digit.stroke_width(mask) == pytest.approx(width, rel=0.2)
+  assert digit.stroke_width(mask) == pytest.approx(width, rel=0.2)
 
 
 def share_of_stroke(box):
   """Return the stroke width of a digit's ink in pixels of a 20x20 box."""
-  return mnist_digit.stroke_width(box > 0.5) / max(box.shape) * mnist_digit.BOX_SIZE
+  return digit.stroke_width(box > 0.5) / max(box.shape) * digit.BOX_SIZE
 
 
 @pytest.mark.parametrize('width', [1, 2, 5])
 def test_thin_strokes_come_to_the_usual_width(width):
-  box = mnist_digit.crop(1 - grey(line_picture(200, width)), 0.5)
-  assert share_of_stroke(mnist_digit.normalise_stroke(box)) == pytest.approx(
-      mnist_digit.USUAL_STROKE, abs=0.6)
+  box = digit.crop(1 - grey(line_picture(200, width)), 0.5)
+  assert share_of_stroke(digit.normalise_stroke(box)) == pytest.approx(
+      digit.USUAL_STROKE, abs=0.6)
 
 
 def test_very_thick_strokes_become_thinner():
-  box = mnist_digit.crop(1 - grey(line_picture(200, 80, [(0.5, 0.1), (0.5, 0.9)])), 0.5)
-  assert share_of_stroke(mnist_digit.normalise_stroke(box)) < 0.7 * share_of_stroke(box)
+  box = digit.crop(1 - grey(line_picture(200, 80, [(0.5, 0.1), (0.5, 0.9)])), 0.5)
+  assert share_of_stroke(digit.normalise_stroke(box)) < 0.7 * share_of_stroke(box)
 
 
 def test_strokes_as_mnists_are_left_alone():
-  box = mnist_digit.crop(1 - grey(line_picture(200, 20)), 0.5)
-  assert mnist_digit.normalise_stroke(box) is box
+  box = digit.crop(1 - grey(line_picture(200, 20)), 0.5)
+  assert digit.normalise_stroke(box) is box
 
 
 def test_the_box_fills_twenty_pixels_around_its_centre_of_mass():
   box = np.ones([80, 40], np.float32)
   box[40:, 20:] = 0
-  digit = mnist_digit.place(box)
-  rows, columns = np.nonzero(digit > 0.1)
+  placed = digit.place(box)
+  rows, columns = np.nonzero(placed > 0.1)
   assert np.ptp(rows) + 1 == 20 and np.ptp(columns) + 1 == 10
-  assert abs(np.average(rows, weights=digit[rows, columns]) - 14) <= 0.6
-  assert abs(np.average(columns, weights=digit[rows, columns]) - 14) <= 0.6
+  assert abs(np.average(rows, weights=placed[rows, columns]) - 14) <= 0.6
+  assert abs(np.average(columns, weights=placed[rows, columns]) - 14) <= 0.6
 
 
 # -- Files -------------------------------------------------------------------------------
@@ -249,10 +249,10 @@ def test_the_box_fills_twenty_pixels_around_its_centre_of_mass():
 @pytest.mark.parametrize('ending', ['png', 'bmp', 'gif', 'jpg', 'tiff', 'webp'])
 @pytest.mark.parametrize(('ink', 'paper'), [(0, 255), (255, 0), (40, 200)])
 def test_formats_and_shades_give_one_digit(tmp_path, seven, ending, ink, paper):
-  digit = read(line_picture(120, 10, ink=ink, paper=paper), tmp_path / f'a.{ending}')
-  assert digit.image.shape == (28, 28) and digit.image.dtype == np.float32
-  assert digit.image.min() == 0 and 0.95 < digit.image.max() <= 1
-  assert same(digit.image, seven) and digit.count == 1
+  found = read(line_picture(120, 10, ink=ink, paper=paper), tmp_path / f'a.{ending}')
+  assert found.image.shape == (28, 28) and found.image.dtype == np.float32
+  assert found.image.min() == 0 and 0.95 < found.image.max() <= 1
+  assert same(found.image, seven) and found.count == 1
 
 
 @pytest.mark.parametrize('width', [1, 2, 3, 4])
@@ -321,19 +321,19 @@ def test_bad_files_end_in_one_line(tmp_path, content, message):
   path = tmp_path / 'a.png'
   path.write_bytes(content)
   with pytest.raises(UserError) as raised:
-    mnist_digit.read_digit(str(path))
+    digit.read_digit(str(path))
   assert message in str(raised.value) and 'a.png' in str(raised.value)
 
 
 def test_what_is_not_a_file_is_refused_without_being_opened(tmp_path):
   with pytest.raises(UserError, match='is a folder'):
-    mnist_digit.read_digit(str(tmp_path))
+    digit.read_digit(str(tmp_path))
   if hasattr(os, 'mkfifo'):
     os.mkfifo(tmp_path / 'pipe')
     with pytest.raises(UserError, match='is not a regular file'):
-      mnist_digit.read_digit(str(tmp_path / 'pipe'))
+      digit.read_digit(str(tmp_path / 'pipe'))
   with pytest.raises(FileNotFoundError):
-    mnist_digit.read_digit(str(tmp_path / 'missing.png'))
+    digit.read_digit(str(tmp_path / 'missing.png'))
 
 
 def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
@@ -341,7 +341,7 @@ def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
   with open(path, 'wb') as file:
     file.truncate(pictures.MAX_BYTES + 1)  # takes no space on the disk
   with pytest.raises(UserError, match='bytes'):
-    mnist_digit.read_digit(str(path))
+    digit.read_digit(str(path))
 
 
 @pytest.mark.parametrize('pixels', [np.full([50, 50], 255, np.uint8), np.zeros([1, 1], np.uint8),
@@ -356,11 +356,11 @@ def test_photos_give_digits_of_usual_size_and_stroke():
   paths = sorted((SHARED / 'digit_photos').glob('*/*'))
   assert len(paths) == 33
   for path in paths:
-    digit = mnist_digit.read_digit(str(path))
-    rows, columns = np.nonzero(digit.image > 0.2)
-    assert digit.count == 1, path
+    found = digit.read_digit(str(path))
+    rows, columns = np.nonzero(found.image > 0.2)
+    assert found.count == 1, path
     assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 20, path
-    assert 0.04 < digit.image.mean() < 0.3, path
+    assert 0.04 < found.image.mean() < 0.3, path
 
 
 # -- Answers -----------------------------------------------------------------------------

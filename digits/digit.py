@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from support import frames, paper, pictures, pieces
+from digits import frames, paper, pieces
+from support import pictures
 from support.console import UserError
 
 # How MNIST was made (http://yann.lecun.com/exdb/mnist/): the digit's box is scaled into

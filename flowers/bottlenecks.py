@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import flower_inference
-from flower_input import SPLITS
+from flowers.data_file import SPLITS
 from support import console, files
 from support.quiet_tensorflow import tf
 
@@ -36,7 +36,7 @@ def make_examples(sess, model, data, options, *, on_bottlenecks):
   Args:
     sess: session whose backbone is restored.
     model: flower_finetune.Model.
-    data: flower_input.ProcessedData.
+    data: data_file.ProcessedData.
     options: of flower_finetune.py.
     on_bottlenecks: whether as bottlenecks, which are kept, or as they are.
 
@@ -69,7 +69,7 @@ def load_bottlenecks(path, sess, images, bottlenecks, data):
   Args:
     sess: session whose backbone is restored.
     images, bottlenecks: tensors of the network, what is fed and what is computed.
-    data: flower_input.ProcessedData.
+    data: data_file.ProcessedData.
 
   Returns:
     {split: float32 [n, 2048]}, mapped from the file.
