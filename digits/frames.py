@@ -1,5 +1,6 @@
 """The frame around what a picture shows: the axes of a plot, the border of a drawing area."""
 import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ class Edge(NamedTuple):
   end: int  # its last row
 
 
-def long_edges(strong, least):
+def long_edges(strong: np.ndarray, least: float) -> list[Edge]:
   """Return the longest Edge in each column of bool [height, width], if of `least` rows or more."""
   gap = max(3, len(strong) // 50)  # ticks interrupt the edges of a plot
   strong = ndimage.binary_closing(np.pad(strong, ((gap, gap), (0, 0))), np.ones([gap, 1]))[gap:-gap]
@@ -29,7 +30,7 @@ def long_edges(strong, least):
   return [Edge(x, ends[x] - lengths[x] + 1, ends[x]) for x in np.flatnonzero(lengths >= least)]
 
 
-def rectangles(columns, rows, tolerance):
+def rectangles(columns: list[Edge], rows: list[Edge], tolerance: int) -> Iterator[tuple]:
   """Yield (top, bottom, left, right) of the upright rectangles whose four sides are edges."""
   for left, right in itertools.product(columns, columns):
     if right.place <= left.place or max(abs(left.begin - right.begin),
@@ -44,14 +45,10 @@ def rectangles(columns, rows, tolerance):
       yield max(top), min(bottom), left.place, right.place
 
 
-def crop_to_frame(rgb):
-  """Crop a picture to the inside of the frame around its middle: a plot's axes, a drawing area.
+def crop_to_frame(rgb: np.ndarray) -> np.ndarray:
+  """Crop float32 [height, width, 3] to the inside of the frame around its middle, if there is one.
 
-  Args:
-    rgb: float32 [height, width, 3] in [0, 1].
-
-  Returns:
-    float32 [h, w, 3], the picture itself if it has no frame with something in it.
+  A frame is the axes of a plot or the border of a drawing area, with something in it.
   """
   height, width = rgb.shape[:2]
   if min(height, width) < SMALLEST_FRAMED:

@@ -15,11 +15,8 @@ LINE_COVER = 0.8  # of the way from border to border
 # -- Colour and light --------------------------------------------------------------------
 
 
-def put_on_paper(rgba):
-  """Put the transparent parts of a picture on paper of the shade that shows its ink.
-
-  Args:
-    rgba: float32 [height, width, 4] in [0, 1].
+def put_on_paper(rgba: np.ndarray) -> np.ndarray:
+  """Put what is transparent in float32 [height, width, 4] on paper of the shade that shows its ink.
 
   Returns:
     float32 [height, width, 3] in [0, 1].
@@ -38,13 +35,10 @@ def put_on_paper(rgba):
   return np.float32(rgb * alpha + paper * (1 - alpha))
 
 
-def main_colour(rgb):
+def main_colour(rgb: np.ndarray) -> tuple[np.ndarray, bool]:
   """Return a picture along the direction of colour in which its details differ most.
 
   Black and white have one, and so have red and a green that is as bright.
-
-  Args:
-    rgb: float32 [height, width, 3] in [0, 1].
 
   Returns:
     float32 [height, width] in [0, 1], and whether brighter light makes every value larger.
@@ -62,7 +56,7 @@ def main_colour(rgb):
   return np.float32(plane), bool((direction >= 0).all())
 
 
-def is_dark_on_light(plane):
+def is_dark_on_light(plane: np.ndarray) -> bool:
   """Return whether the details of float32 [height, width] are darker than what is around."""
   small = Image.fromarray(plane)
   factor = max(1, min(plane.shape) // 32)
@@ -74,15 +68,15 @@ def is_dark_on_light(plane):
   return float(np.sum(detail ** 3)) <= 0
 
 
-def flatten_light(plane, window, ratio):
+def flatten_light(plane: np.ndarray, window: int, ratio: bool) -> np.ndarray:
   """Return how much darker each pixel is than the paper around it.
 
   The paper is what is left when all that is dark and narrower than the window is closed.
 
   Args:
     plane: float32 [height, width] in [0, 1], dark strokes on light paper.
-    window: int, in pixels.
-    ratio: bool, whether to measure in shares of the paper's light, which a shadow leaves alike.
+    window: in pixels.
+    ratio: whether to measure in shares of the paper's light, which a shadow leaves alike.
 
   Returns:
     float32 [height, width] up to 1, around 0 for paper, below it where paper is lighter.
@@ -95,15 +89,15 @@ def flatten_light(plane, window, ratio):
   return ink - max(0, np.median(ink))  # noise makes the paper, a maximum, too light
 
 
-def noise_of(plane):
-  """Return the standard deviation of the noise, told by the differences of neighbours."""
+def noise_of(plane: np.ndarray) -> float:
+  """Return the standard deviation of the noise, by the differences of neighbours."""
   if plane.shape[1] < 2:
     return 0.
   # Half of all normal numbers lie within 0.6745 deviations; a difference is of two of them.
   return float(np.median(np.abs(np.diff(plane, axis=1)))) / (0.6745 * math.sqrt(2))
 
 
-def ink_level(ink, floor):
+def ink_level(ink: np.ndarray, floor: float) -> float:
   """Return the strength of full ink: the mean over all above the floor, weighed by its square."""
   values = ink[ink > floor].astype(np.float64)
   return float((values ** 3).sum() / (values ** 2).sum()) if len(values) else 0.
@@ -112,13 +106,10 @@ def ink_level(ink, floor):
 # -- Ruled lines -------------------------------------------------------------------------
 
 
-def ruled_rows(mask):
-  """Return the pixels of straight lines that cross the picture from its left to its right border.
+def ruled_rows(mask: np.ndarray) -> np.ndarray:
+  """Return the ink of straight lines that cross the picture from its left to its right border.
 
   They may fall or rise by a tenth of the picture's height, as in a photo held askew.
-
-  Args:
-    mask: bool [height, width], ink.
 
   Returns:
     bool [height, width], without the places where strokes cross the lines.
@@ -147,15 +138,12 @@ def ruled_rows(mask):
   return band & mask & ~ndimage.binary_opening(mask, np.ones([max(4, height // 50), 1]))
 
 
-def drop_ruled_lines(mask, weak):
+def drop_ruled_lines(mask: np.ndarray, weak: np.ndarray) -> np.ndarray:
   """Return ink without the lines of ruled or squared paper.
 
   Args:
     mask: bool [height, width], ink.
     weak: bool [height, width], ink and what is half as strong, as pale lines are in places.
-
-  Returns:
-    bool [height, width].
   """
   if min(mask.shape) < 100:
     return mask

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+MOST_PIECES = 200  # the largest; what is smaller than so many others is dirt
+
 # In shares of the digit's longer side.
 GAP = 0.03  # a stroke may be interrupted for that long
 NEAR = 0.25  # pieces nearer than that belong together
@@ -26,32 +28,34 @@ class Piece(NamedTuple):
   at_border: int  # pixels of ink at the picture's border
 
   @property
-  def size(self):
+  def size(self) -> int:
     return max(self.bottom - self.top, self.right - self.left)
 
-  def gap(self, other):
+  def gap(self, other: 'Piece') -> int:
     """Return the pixels between two pieces' boxes, 0 if they overlap."""
     return max(0, self.top - other.bottom, other.top - self.bottom,
                self.left - other.right, other.left - self.right)
 
-  def surrounds(self, other):
+  def surrounds(self, other: 'Piece') -> bool:
     """Return whether another piece lies inside this one's box, clear of its sides."""
     return (self.top < other.top and self.bottom > other.bottom
             and self.left < other.left and self.right > other.right)
 
 
-def find_pieces(mask):
-  """Return the connected pieces of bool [height, width], and int32 labels [height, width]."""
+def find_pieces(mask: np.ndarray) -> tuple[list[Piece], np.ndarray]:
+  """Return the largest connected pieces of bool [height, width], and int32 labels of that shape."""
   labels, count = ndimage.label(mask, np.ones([3, 3]))
   areas = np.bincount(labels.ravel(), minlength=count + 1)
   border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
   at_border = np.bincount(border, minlength=count + 1)
-  boxes = enumerate(ndimage.find_objects(labels), 1)
+  boxes = ndimage.find_objects(labels)
+  largest = (1 + np.argsort(-areas[1:], kind='stable')[:MOST_PIECES]).tolist()
   return [Piece(label, rows.start, rows.stop, columns.start, columns.stop, int(areas[label]),
-                int(at_border[label])) for label, (rows, columns) in boxes], labels
+                int(at_border[label])) for label in largest
+          for rows, columns in [boxes[label - 1]]], labels
 
 
-def is_another_digit(piece, digit):
+def is_another_digit(piece: Piece, digit: Piece) -> bool:
   """Return whether a piece stands beside or below a digit, and is of its height."""
   if (piece.bottom - piece.top < DIGIT_LIKE * (digit.bottom - digit.top)
       or piece.size < DIGIT_LIKE * digit.size or piece.area < 0.2 * digit.area):
@@ -62,9 +66,9 @@ def is_another_digit(piece, digit):
   return beside > BESIDE * digit.size or below > BELOW * digit.size
 
 
-def main_piece(pieces, height, width):
+def main_piece(pieces: list[Piece], height: int, width: int) -> Piece:
   """Return the piece most like a digit: large, in the middle, not at the border, not a frame."""
-  def score(piece):
+  def score(piece: Piece) -> float:
     off_centre = (abs((piece.top + piece.bottom) / height - 1)
                   + abs((piece.left + piece.right) / width - 1))
     value = math.sqrt(piece.size * piece.area) * (1 - 0.25 * off_centre)
@@ -77,14 +81,11 @@ def main_piece(pieces, height, width):
   return max(pieces, key=score)
 
 
-def choose_pieces(mask):
-  """Choose the pieces of ink that make up the digit.
+def choose_pieces(mask: np.ndarray) -> tuple[np.ndarray, int, bool]:
+  """Choose the pieces of ink, bool [height, width], that make up the digit.
 
   That is the largest piece, rather in the middle than at the border, and what is near it; not
   a frame around all, not what comes in from the border, not dirt.
-
-  Args:
-    mask: bool [height, width], ink.
 
   Returns:
     bool [height, width], the digit's ink; the number of separate digits, 0 if none; and whether

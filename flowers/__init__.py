@@ -1,0 +1,1 @@
+"""What the flower scripts are made of: folders, photos, the data file, bottlenecks, evaluation."""

@@ -1,16 +1,15 @@
 """A photo, as people bring it, turned into the 299x299 pixels that Inception-v3 takes.
 
-    with photo.PhotoDecoder() as decoder:
-      image = decoder.read('photo.jpg').image  # float32 [299, 299, 3] in [0, 1]
+    [photo] = photo.read_photos(['photo.jpg'])
+    photo.image  # uint8 [299, 299, 3]
 
-JPEG files are decoded by TensorFlow, as in the book; PNG, GIF, BMP, TIFF and WebP by Pillow.
+Pillow decodes, and TensorFlow scales as the book does: bilinear, without averaging.
 """
 import collections
 import concurrent.futures
-import contextlib
 import hashlib
 import os
-import warnings
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,121 +17,62 @@ from PIL import Image
 
 from support import pictures
 from support.console import describe
-from support.pictures import UnreadablePicture
-from support.quiet_tensorflow import raised_errors_held_back, tf
+from support.quiet_tensorflow import tf
 
 IMAGE_SIZE = 299  # pixels on a side
-MAX_PIXELS = 50_000_000  # of a photo that is read; decoded, one takes 3 bytes a pixel
+ENOUGH_PIXELS = 1_000_000  # 866 on the shorter side of a photo: nearly three for each of the image
 
 PARALLEL_PHOTOS = min(os.cpu_count() or 1, 8)  # decoded at a time
-WAITING_PHOTOS = 16  # decoded or being decoded, and not yet taken: 1.07 MB each
+WAITING_PHOTOS = 64  # decoded or being decoded, and not yet taken: 0.27 MB each
 
 
 class DecodedPhoto(NamedTuple):
   """What became of the file at path: an image, or the problem that it has."""
   path: str
-  image: np.ndarray | None  # float32 [299, 299, 3], RGB in [0, 1]
+  image: np.ndarray | None  # uint8 [299, 299, 3], RGB
   problem: str | None  # goes on after the file's name
   digest: bytes | None  # of the file, and of some of the pixels
 
 
-def scale_photo(pixels, orientation):
-  """Turn a photo upright and scale it, inside the graph.
-
-  Args:
-    pixels: uint8 tensor [height, width, 3], as stored in the file.
-    orientation: scalar int32 tensor, EXIF's: 1 is upright.
-
-  Returns:
-    float32 [299, 299, 3], RGB in [0, 1].
-  """
-  def scaled(pixels):
-    # Scaled as bytes, a quarter of the memory of floats; the kernel computes in floats.
-    return tf.image.resize_images(pixels, [IMAGE_SIZE, IMAGE_SIZE])
-
-  def turned():
-    # Orientations 2 to 4 are mirrored in one or both directions, 5 to 8 have rows for columns
-    # besides. Mirrored before scaling, because TensorFlow scales from the upper left corner.
-    mirrored = tf.stack([tf.reduce_any(tf.equal(orientation, [3, 4, 6, 7])),
-                         tf.reduce_any(tf.equal(orientation, [2, 3, 7, 8])), False])
-    image = scaled(tf.raw_ops.Reverse(tensor=pixels, dims=mirrored))
-    return tf.cond(orientation > 4, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-
-  image = tf.cond(tf.equal(orientation, pictures.UPRIGHT), lambda: scaled(pixels), turned)
-  return image * (1 / 255)
-
-
-def decode_photo(contents, orientation):
-  """Decode, turn upright and scale a photo inside the graph.
-
-  Args:
-    contents: scalar string tensor, a JPEG file: colour, grey or CMYK, progressive or not.
-    orientation: scalar int32 tensor, EXIF's: 1 is upright.
-
-  Returns:
-    float32 [299, 299, 3], RGB in [0, 1].
-  """
-  return scale_photo(tf.image.decode_jpeg(contents, channels=3), orientation)
-
-
-def _rgb_pixels(image):
-  """Decode a Pillow image that is not a JPEG; return uint8 [height, width, 3], on white."""
-  with pictures.damage_told():
-    image.load()
-    if image.mode.startswith('I'):  # 16 bits a pixel, in which some programs write 8-bit values
-      grey = np.asarray(image).astype(np.int64)
-      image = Image.fromarray(np.uint8(np.clip(grey >> 8 if grey.max() > 255 else grey, 0, 255)))
-    if image.has_transparency_data:
-      image = image.convert('RGBA')
-      if image.getchannel('A').getextrema() != (0, 0):  # all transparent: nobody would see it
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    return np.asarray(image.convert('RGB'))
+def scale_photo(pixels: tf.Tensor) -> tf.Tensor:
+  """Scale uint8 [height, width, 3] to uint8 [299, 299, 3], inside the graph."""
+  return tf.cast(tf.round(tf.image.resize_images(pixels, [IMAGE_SIZE, IMAGE_SIZE])), tf.uint8)
 
 
 class PhotoDecoder:
   """Decodes photos, for any number of threads at a time, in this context."""
 
-  def __enter__(self):
-    with contextlib.ExitStack() as stack:
-      stack.enter_context(warnings.catch_warnings())
-      warnings.filterwarnings('ignore', module=r'PIL\.')  # they do not name the file
-      with tf.Graph().as_default() as graph:
-        contents, orientation = tf.placeholder(tf.string, []), tf.placeholder(tf.int32, [])
-        pixels = tf.placeholder(tf.uint8, [None, None, 3])
-        decoded = decode_photo(contents, orientation)
-        scaled = scale_photo(pixels, orientation)
+  def __enter__(self) -> 'PhotoDecoder':
+    with tf.Graph().as_default():
+      pixels = tf.placeholder(tf.uint8, [None, None, 3])
+      scaled = scale_photo(pixels)
       # One photo, one thread: the one that asks for it.
-      config = tf.ConfigProto(inter_op_parallelism_threads=-1, intra_op_parallelism_threads=1)
-      sess = stack.enter_context(tf.Session(graph=graph, config=config))
-      self._decode_jpeg = sess.make_callable(decoded, [contents, orientation])
-      self._scale = sess.make_callable(scaled, [pixels, orientation])
-      self._stack = stack.pop_all()
+      self._sess = tf.Session(config=tf.ConfigProto(inter_op_parallelism_threads=-1,
+                                                    intra_op_parallelism_threads=1))
+    self._scale = self._sess.make_callable(scaled, [pixels])
     return self
 
-  def __exit__(self, *exception):
-    self._stack.close()
+  def __exit__(self, *exception: object) -> None:
+    self._sess.close()
 
-  def decode(self, contents):
-    """Return the photo in a file's contents, bytes: float32 [299, 299, 3], RGB in [0, 1].
+  def decode(self, contents: bytes) -> np.ndarray:
+    """Return the photo in a file's contents, transparent parts on white: uint8 [299, 299, 3].
 
     Raises:
       UnreadablePicture: if it is not one that can be decoded.
     """
-    image = pictures.open_picture(contents, MAX_PIXELS)
-    if image.format not in ('JPEG', 'MPO'):
-      pixels = _rgb_pixels(image)  # before the orientation, which may stand after the pixels
-      return self._scale(pixels, pictures.orientation_of(image))
-    try:
-      return self._decode_jpeg(contents, pictures.orientation_of(image))
-    except tf.errors.InvalidArgumentError:
-      raise UnreadablePicture(pictures.DAMAGED) from None
+    image = pictures.decode(contents, ENOUGH_PIXELS)
+    # All of it transparent, nobody would see it: then alpha says nothing.
+    if image.mode == 'RGBA' and image.getchannel('A').getextrema() != (0, 0):
+      image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    return self._scale(np.asarray(image)[..., :3])
 
-  def read(self, path):
-    """Return the DecodedPhoto of a file; OSError goes to the caller."""
+  def read(self, path: str) -> DecodedPhoto:
+    """Read and decode a file; OSError goes to the caller."""
     try:
       contents = pictures.read_file(path)
       image = self.decode(contents)
-    except UnreadablePicture as error:
+    except pictures.UnreadablePicture as error:
       return DecodedPhoto(path, None, str(error), None)
     # Rows of the image too, because another decoder may make other pixels of the same file.
     digest = hashlib.blake2b(contents)
@@ -140,7 +80,7 @@ class PhotoDecoder:
     return DecodedPhoto(path, image, None, digest.digest())
 
 
-def decoded_photos(paths):
+def decoded_photos(paths: Iterable[str]) -> Iterator[DecodedPhoto]:
   """Yield the DecodedPhoto of each path, in order, decoded on all cores.
 
   Raises:
@@ -160,19 +100,14 @@ def decoded_photos(paths):
       executor.shutdown(cancel_futures=True)
 
 
-def read_photos(paths):
-  """Decode photos as preprocessing does.
-
-  Returns:
-    [(path, image, problem)], one for each path, in order: image is float32 [299, 299, 3] in
-    [0, 1], or None with the problem, which goes on after the file's name.
-  """
+def read_photos(paths: Iterable[str]) -> list[DecodedPhoto]:
+  """Decode photos as preprocessing does; a file that cannot be read has a problem, too."""
   answers = []
   with PhotoDecoder() as decoder:
     for path in paths:
       try:
-        with raised_errors_held_back():
-          answers.append(decoder.read(path)[:3])
+        answers.append(decoder.read(path))
       except OSError as error:
-        answers.append((path, None, f'cannot be read: {error.strerror or describe(error)}'))
+        answers.append(DecodedPhoto(
+            path, None, f'cannot be read: {error.strerror or describe(error)}', None))
   return answers

@@ -1,36 +1,45 @@
-"""Picture files as people bring them: known by content, bounded before they are decoded.
+"""Picture files as people bring them: found, known by content, and decoded by Pillow.
 
-No TensorFlow: Pillow reads headers, and EXIF's orientation, which tells how the camera was held.
+No TensorFlow: its decoder of JPEG files prints lines that do not name the file.
 """
 import contextlib
+import ctypes
+import glob
 import io
+import math
+import os
 import re
 import sys
+import warnings
+from collections.abc import Iterable, Iterator
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from support import files
 from support.console import UserError
 
-MAX_BYTES = 450_000_000  # a BMP of 100 million pixels with alpha has 400 million
-
+MAX_BYTES = 450_000_000  # of a file; a BMP of 100 million pixels with alpha has 400 million
+# Pillow takes 4 bytes a pixel, and a step of decoding may copy them twice: 250 million pixels, more
+# than a phone makes, need up to 3 GB.
+MAX_DECODED_BYTES = 1_000_000_000
 # A progressive JPEG goes over its pixels in some ten scans; a few kilobytes can hold hundreds.
 MAX_SCANNED_PIXELS = 1_500_000_000
 
-# How files begin that hold a picture, and Pillow's name of their format. Names do not matter.
-SIGNATURES = ((b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'), (b'GIF8', 'GIF'),
-              (b'BM', 'BMP'), (b'II*\0', 'TIFF'), (b'MM\0*', 'TIFF'))
+# How files begin that hold a picture, under Pillow's name of their format. Names do not matter.
+SIGNATURE = re.compile(rb'(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8)|(?P<BMP>BM)'
+                       rb'|(?P<TIFF>II\*\0|MM\0\*)|(?P<WEBP>RIFF....WEBP)', re.DOTALL)
 SIGNATURE_BYTES = 12
+SYSTEM_FILES = ('thumbs.db', 'desktop.ini')  # in folders of Windows, which hides them
 
 DAMAGED = 'is damaged or cut short: save or fetch it again'
 
-EXIF_ORIENTATION = 0x0112  # EXIF's number of the tag
-UPRIGHT = 1  # the first of the eight values of that tag
-
-# Marks in a JPEG file: the start of a scan, the end of the image, and any that has a length.
+# A mark in a JPEG file: of a segment with a length, of a scan, or of the end.
+JPEG_MARK = re.compile(rb'\xff[^\0\xff\xd0-\xd7]')
 JPEG_SCAN, JPEG_END = b'\xff\xda', b'\xff\xd9'
-JPEG_SEGMENT = re.compile(rb'\xff[\x02-\xcf\xda-\xfe]')
-SCAN_BYTES = 8  # of the shortest scan
+# Data behind a scan: ones, which are no Huffman code, as many as libjpeg reads ahead; and bytes
+# that changed the pixels of each of 1,275 progressive files that were cut short.
+ONES, OTHER_DATA = b'\xff\0' * 8, b'\xb5' * 64
 
 # Pillow keeps the high byte of 16-bit colours. Its mode of reading them, and the one that takes the
 # low byte in place of that; of grey with alpha, both bytes of both, as if they were four colours.
@@ -43,22 +52,34 @@ class UnreadablePicture(Exception):
   """A file that is not a picture that can be decoded; its text goes on after the file's name."""
 
 
-# -- What a file holds -------------------------------------------------------------------
+# -- Files -------------------------------------------------------------------------------
 
 
-def sniff(head):
-  """Return Pillow's name of the format of a picture that begins with the bytes head, or None."""
-  for signature, kind in SIGNATURES:
-    if head.startswith(signature):
-      return kind
-  return 'WEBP' if head[:4] == b'RIFF' and head[8:12] == b'WEBP' else None
+def expand(arguments: Iterable[str]) -> Iterator[str]:
+  """Yield the files that arguments name: each one, all below a folder, those of a pattern.
+
+  A folder without files comes as it is, and so does a pattern that nothing matches.
+  """
+  for argument in arguments:
+    # The shell of Windows leaves patterns to programs.
+    paths = [argument] if os.path.exists(argument) else sorted(glob.glob(argument))
+    for path in paths or [argument]:
+      below = glob.glob(os.path.join(glob.escape(path), '**'), recursive=True)  # none that is hidden
+      yield from sorted(file for file in below if not os.path.isdir(file)
+                        and os.path.basename(file).lower() not in SYSTEM_FILES) or [path]
 
 
-def read_file(path):
-  """Return the bytes of a regular file that is not too large for a picture.
+def sniff(head: bytes) -> str | None:
+  """Return Pillow's name of the format of a picture that begins with head, or None."""
+  signature = SIGNATURE.match(head)
+  return signature and signature.lastgroup
+
+
+def read_file(path: str) -> bytes:
+  """Return what a file holds, at least one byte.
 
   Raises:
-    UnreadablePicture: if it is not such a file.
+    UnreadablePicture: if it is empty, not a regular file, or too large for a picture.
     OSError: if it cannot be read, whatever it holds.
   """
   try:
@@ -72,95 +93,73 @@ def read_file(path):
   return contents
 
 
-@contextlib.contextmanager
-def damage_told():
-  """Let all that Pillow raises in this block for a damaged file be an UnreadablePicture."""
-  try:
-    yield
-  except UnreadablePicture:
-    raise
-  except Exception:  # a damaged file makes Pillow's readers raise whatever it leads them to
-    raise UnreadablePicture(DAMAGED) from None
+# -- Decoding ----------------------------------------------------------------------------
 
 
-def _first_scan(contents):
-  """Return where the first scan of a JPEG file begins, or its length if there is none.
+def _load_jpeg(contents: bytes, enough_pixels: int) -> Image.Image:
+  """Decode a JPEG file, of which libjpeg makes up what is missing before a mark.
 
-  The segments before it have lengths; a small picture of the photo may be inside of one.
+  Without the mark of the end, Pillow raises if data is missing in the only scan. More scans are
+  not shown without it; but where the last one is whole, other data behind it changes nothing.
   """
-  place = 2
-  while segment := JPEG_SEGMENT.search(contents, place):
-    if segment[0] == JPEG_SCAN:
-      return segment.start()
-    place = segment.end() + int.from_bytes(contents[segment.end():segment.end() + 2], 'big')
-  return len(contents)
-
-
-def _check_jpeg(contents, pixels):
-  """Raise UnreadablePicture if a JPEG file is cut short, or would take too long to decode."""
-  start, end = _first_scan(contents), contents.rfind(JPEG_END)
-  if end < start:  # TensorFlow would find out, too, and log it without the file's name
+  scans, place = 0, 2
+  while (mark := JPEG_MARK.search(contents, place)) and mark[0] != JPEG_END:
+    scans += mark[0] == JPEG_SCAN
+    # A segment may hold a small picture of the photo, with an end of its own.
+    place = mark.end() + int.from_bytes(contents[mark.end():mark.end() + 2], 'big')
+  if mark is None:
     raise UnreadablePicture(DAMAGED)
-  # Most files are too small to hold so many scans, which need not be counted then.
-  if (end - start) // SCAN_BYTES * pixels > MAX_SCANNED_PIXELS:
-    scans = contents.count(JPEG_SCAN, start, end)
+
+  def load(tail: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(contents[:mark.start()] + tail), formats=('JPEG',))
+    pixels = image.width * image.height
     if scans * pixels > MAX_SCANNED_PIXELS:
       raise UnreadablePicture(f'is a JPEG file of {scans} scans: save it again without '
                               'progressive compression')
+    factor = max(1, math.isqrt(pixels // enough_pixels))
+    image.draft(None, (image.width // factor, image.height // factor))
+    image.load()
+    return image
 
-
-def _raw_mode(tile):
-  """Return the mode in which Pillow reads a part of an image that is open."""
-  parameters = tile[3]
-  return parameters[0] if isinstance(parameters, tuple) else parameters
-
-
-def _reading_low_bytes(tile):
-  """Return a part of an image with the mode that reads the low bytes of its 16-bit colours."""
-  parameters, mode = tile[3], LOW_BYTES[_raw_mode(tile)]
-  parameters = (mode, *parameters[1:]) if isinstance(parameters, tuple) else mode
-  return getattr(tile, '_make', tuple)((*tile[:3], parameters))  # a named tuple in new Pillows
-
-
-def _of_low_bytes(contents, kind):
-  """Return a Pillow image of the low bytes of a file of 16-bit colours."""
-  image = Image.open(io.BytesIO(contents), formats=(kind,))
-  is_grey = _raw_mode(image.tile[0]) == 'LA;16B'
-  image.tile = [_reading_low_bytes(tile) for tile in image.tile]
-  image.load()
-  if is_grey:
-    grey, alpha = image.getchannel(1), image.getchannel(3)
-    image.paste(Image.merge('RGBA', (grey, grey, grey, alpha)))
+  image = load(ONES if scans == 1 else JPEG_END)
+  if scans > 1 and load(OTHER_DATA + JPEG_END) != image:
+    raise UnreadablePicture(DAMAGED)
   return image
 
 
-def _load_wide(image, contents, kind):
-  """Decode a Pillow image of 16-bit colours; return it, or one of the 8-bit values in it.
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+  """Scale values so that white, the least of 8, 10, 12, 14 and 16 bits that holds all, is 255."""
+  bits = int(values.max()).bit_length()
+  white = 2 ** max(8, bits + bits % 2) - 1
+  return np.uint8(np.rint(np.maximum(values, 0) * np.float32(255 / white)))
 
-  Some programs write such values, and the high byte that Pillow keeps is then 0 throughout.
-  """
-  with damage_told():
-    extrema = image.getextrema()  # of red, green, blue, and perhaps alpha
-  if any(high for _, high in extrema[:3]):
+
+def _load_16_bits(contents: bytes, image: Image.Image) -> Image.Image:
+  """Decode an open image; return one of 8 bits a value, scaled if it has 16."""
+  modes = [tile[3][0] if isinstance(tile[3], tuple) else tile[3] for tile in image.tile]
+  if image.mode.startswith('I'):
+    pixels = _eight_bits(np.asarray(image))
+  elif modes and LOW_BYTES.keys() >= set(modes):
+    low = Image.open(io.BytesIO(contents), formats=(image.format,))
+    for k, (tile, mode) in enumerate(zip(low.tile, map(LOW_BYTES.get, modes), strict=True)):
+      parameters = (mode, *tile[3][1:]) if isinstance(tile[3], tuple) else mode
+      low.tile[k] = getattr(tile, '_make', tuple)((*tile[:3], parameters))  # named in new Pillows
+    values = (np.asarray(low).view('>u2') if modes == ['LA;16B']
+              else np.asarray(image).astype(np.uint16) << 8 | np.asarray(low))
+    colours = values.shape[2] - 1 + values.shape[2] % 2  # alpha, if there is one, has its own scale
+    pixels = np.concatenate([_eight_bits(part) for part in np.split(values, [colours], 2)
+                             if part.size], 2)
+  else:
     return image
-  try:
-    low = _of_low_bytes(contents, kind)
-    if image.mode == 'RGBA' and extrema[3][1]:  # alpha has 16 bits, beside black ink for example
-      low.putalpha(image.getchannel('A'))
-    return low
-  except Exception:  # a Pillow that reads them in another way: black, as it shows them
-    return image
+  scaled = Image.fromarray(pixels)
+  scaled.info = {'exif': image.info.get('exif')}
+  return scaled
 
 
-def open_picture(contents, max_pixels):
-  """Return a Pillow image, whose pixels are not yet decoded unless they are 16-bit colours.
+def decode(contents: bytes, enough_pixels: int) -> Image.Image:
+  """Return a picture, the first of an animation, upright by its EXIF orientation, as RGB or RGBA.
 
-  EXIF's orientation is read after them, because it may stand behind them in a file, and because
-  Pillow turns a TIFF file itself while it decodes it.
-
-  Args:
-    contents: bytes of a file.
-    max_pixels: int, the most that are decoded.
+  A JPEG file of four times enough_pixels is decoded to half its sides, and so on to an eighth.
 
   Raises:
     UnreadablePicture: if it is of no format that is read, damaged, or too costly to decode.
@@ -168,40 +167,29 @@ def open_picture(contents, max_pixels):
   kind = sniff(contents[:SIGNATURE_BYTES])
   if kind is None:
     raise UnreadablePicture('is not a JPEG, PNG, GIF, BMP, TIFF or WebP file: convert it')
-  Image.MAX_IMAGE_PIXELS = None  # the bound below is ours
-  with damage_told():
-    image = Image.open(io.BytesIO(contents), formats=(kind,))
-  pixels = image.width * image.height
-  if pixels > max_pixels:
-    raise UnreadablePicture(f'has {image.width}x{image.height} pixels, above the '
-                            f'{max_pixels // 1_000_000} million that are read: scale it down')
-  if kind == 'JPEG':
-    _check_jpeg(contents, pixels)
-  if image.mode == 'F':
-    raise UnreadablePicture('has floating-point pixels: convert it')
-  if kind in ('PNG', 'TIFF') and image.tile and _raw_mode(image.tile[0]) in LOW_BYTES:
-    return _load_wide(image, contents, kind)
-  return image
-
-
-# -- How the camera was held -------------------------------------------------------------
-
-
-def orientation_of(image):
-  """Return EXIF's orientation of a Pillow image, 1 to 8; 1 where there is none, or a wrong one."""
+  # Pillow's warnings and its bound do not name the file, nor do libtiff's errors; on Windows, where
+  # libtiff is a part of Pillow, they stay.
+  warnings.filterwarnings('ignore', module=r'PIL\.')
+  Image.MAX_IMAGE_PIXELS = None
+  with contextlib.suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
   try:
-    value = image.getexif().get(EXIF_ORIENTATION)
-  except Exception:  # as above: a picture with damaged EXIF is shown as it is stored
-    return UPRIGHT
-  return value if value in range(1, 9) else UPRIGHT
-
-
-def turn(pixels, orientation):
-  """Return an array of pixels [height, width, ...] the way up that an EXIF orientation asks for."""
-  if orientation >= 5:
-    pixels = pixels.swapaxes(0, 1)
-  if orientation in (3, 4, 7, 8):
-    pixels = pixels[::-1]
-  if orientation in (2, 3, 6, 7):
-    pixels = pixels[:, ::-1]
-  return pixels
+    image = Image.open(io.BytesIO(contents), formats=(kind,))
+    needed = 4 * image.width * image.height
+    if needed > MAX_DECODED_BYTES:
+      raise UnreadablePicture(
+          f'has {image.width}x{image.height} pixels, which take {needed / 1e9:.1f} GB of memory, '
+          f'above the {MAX_DECODED_BYTES / 1e9:g} GB that are used: scale it down')
+    if image.mode == 'F':
+      raise UnreadablePicture('has floating-point pixels: convert it')
+    image = (_load_jpeg(contents, enough_pixels) if kind == 'JPEG' else
+             _load_16_bits(contents, image))
+    image.load()  # before the orientation, which may stand behind the pixels
+    with contextlib.suppress(Exception):  # a picture with damaged EXIF is shown as it is stored
+      ImageOps.exif_transpose(image, in_place=True)
+    mode = 'RGBA' if image.has_transparency_data else 'RGB'
+    return image if image.mode == mode else image.convert(mode)
+  except (UnreadablePicture, MemoryError):
+    raise
+  except Exception:  # a damaged file makes Pillow's readers raise whatever it leads them to
+    raise UnreadablePicture(DAMAGED) from None
