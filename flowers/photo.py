@@ -19,7 +19,7 @@ from PIL import Image
 from support import pictures
 from support.console import describe
 from support.pictures import UnreadablePicture
-from support.quiet_tensorflow import raised_errors_held_back, tf
+from support.quiet_tensorflow import tf
 
 IMAGE_SIZE = 299  # pixels on a side
 MAX_PIXELS = 50_000_000  # of a photo that is read; decoded, one takes 3 bytes a pixel
@@ -135,6 +135,7 @@ class PhotoDecoder:
     except UnreadablePicture as error:
       return DecodedPhoto(path, None, str(error), None)
     # Rows of the image too, because another decoder may make other pixels of the same file.
+    image = np.uint8(np.round(image * 255))
     digest = hashlib.blake2b(contents)
     digest.update(np.ascontiguousarray(image[::100]))
     return DecodedPhoto(path, image, None, digest.digest())
@@ -171,8 +172,7 @@ def read_photos(paths):
   with PhotoDecoder() as decoder:
     for path in paths:
       try:
-        with raised_errors_held_back():
-          answers.append(decoder.read(path)[:3])
+        answers.append(decoder.read(path)[:3])
       except OSError as error:
         answers.append((path, None, f'cannot be read: {error.strerror or describe(error)}'))
   return answers

@@ -13,7 +13,7 @@ import shutil
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import filelock
 from tqdm import tqdm
@@ -30,6 +30,11 @@ CHUNK_BYTES = 1 << 20  # read or received at a time
 def _beside(path: str, ending: str) -> str:
   folder, name = os.path.split(path)
   return os.path.join(folder, f'.{name}.{ending}')
+
+
+def temporary_path(path: str) -> str:
+  """Return where what will be at path, which is no link, is being written."""
+  return _beside(path, 'tmp')
 
 
 def remove(path: str) -> None:
@@ -57,21 +62,26 @@ def locked(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replace_file(path: str) -> Iterator[str]:
-  """Give the path of a temporary file beside path; rename it to path if the block succeeds."""
+def replace_file(path: str, is_needed: Callable[[], bool] = lambda: False) -> Iterator[str]:
+  """Give the path of a temporary file beside path; rename it to path if the block succeeds.
+
+  Args:
+    is_needed: whether the temporary file stays where that fails, because of what the block did.
+  """
   path = os.path.realpath(path)  # a link stays one
-  temporary_path = _beside(path, 'tmp')
+  being_written = temporary_path(path)
   try:
-    with open(temporary_path, 'wb'):  # fails here where the folder cannot be written
+    with open(being_written, 'wb'):  # fails here where the folder cannot be written
       pass
-    yield temporary_path
-    os.replace(temporary_path, path)
+    yield being_written
+    os.replace(being_written, path)
   except OSError as error:
-    if error.errno and error.filename in (None, temporary_path):  # None: of a full disk
+    if error.errno and error.filename in (None, being_written):  # None: of a full disk
       raise OSError(error.errno, error.strerror, path) from None  # not the temporary name
     raise
   finally:
-    remove(temporary_path)
+    if not is_needed():
+      remove(being_written)
 
 
 @contextlib.contextmanager
@@ -82,7 +92,7 @@ def temporary_folder(path: str) -> Iterator[str]:
   """
   os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
   with locked(path):
-    folder = _beside(os.path.realpath(path), 'tmp')
+    folder = temporary_path(os.path.realpath(path))
     remove(folder)
     os.mkdir(folder)
     try:
@@ -140,7 +150,7 @@ def read_json(path: str, advice: str) -> dict:
 
 def write_json(path: str, content: dict) -> None:
   """Write a JSON file that appears whole; the caller is the only one that writes it."""
-  with replace_file(path) as temporary_path, open(temporary_path, 'w', encoding='utf-8') as file:
+  with replace_file(path) as being_written, open(being_written, 'w', encoding='utf-8') as file:
     json.dump(content, file, indent=1)
 
 
