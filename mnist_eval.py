@@ -17,7 +17,7 @@ from absl import flags
 import mnist_inference
 import mnist_input
 import mnist_train
-from support import checkpoints, console, evaluation
+from support import checkpoints, console, evaluation, saved_models
 from support.quiet_tensorflow import tf
 from support.summaries import SummaryWriter
 
@@ -62,8 +62,9 @@ def build_evaluation_graph(num_labels: int = mnist_inference.NUM_LABELS) -> Eval
            mnist_inference.NUM_CHANNELS]
   x = tf.placeholder(tf.float32, shape, name='x-input')
   # A client of the export may give images of another shape, with which a convolution could end the
-  # process: no placeholder refuses them there.
-  y = mnist_inference.inference(tf.ensure_shape(x, shape), False, None, num_labels=num_labels)
+  # process: no placeholder refuses them there. Or none at all.
+  images = saved_models.never_empty(tf.ensure_shape(x, shape))
+  y = mnist_inference.inference(images, False, None, num_labels=num_labels)[:tf.shape(x)[0]]
   # The averages are restored under the variables' own names, so that the network needs no change.
   variable_averages = tf.train.ExponentialMovingAverage(mnist_train.MOVING_AVERAGE_DECAY)
   variables = variable_averages.variables_to_restore()

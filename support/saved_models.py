@@ -29,6 +29,12 @@ def new_graph() -> Iterator[tf.Session]:
     yield sess
 
 
+def never_empty(images: tf.Tensor) -> tf.Tensor:
+  """Return a batch of images, or of a black one if it is empty, with which convolutions fail."""
+  missing = tf.cast(tf.equal(tf.shape(images)[0], 0), tf.int32)
+  return tf.concat([images, tf.zeros([missing, *images.shape.as_list()[1:]])], 0)
+
+
 def _add_assets(folder: str, assets: dict[str, str]) -> None:
   """Write files into a folder, and name them in the graph, for a Builder to copy."""
   for name, text in assets.items():
