@@ -172,8 +172,8 @@ def restore_once(sess: tf.Session, graph: EvaluationGraph, options: console.Opti
   if path:
     yield path
   else:
-    print('No checkpoint file found')
     console.report(f'Looked for {mnist_train.MODEL_NAME}-STEP in {options.model_dir}.')
+    print('No checkpoint file found')
 
 
 def evaluate(mnist: mnist_input.DataSets, options: console.Options | None = None) -> float | None:

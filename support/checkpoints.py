@@ -17,6 +17,9 @@ from support.quiet_tensorflow import FILE_ERRORS, tf
 MODEL_FILE = 'model.json'  # what the checkpoints of a folder are of
 SUFFIXES = ('.index', '.data-00000-of-00001', '.meta')  # of the files of a checkpoint
 
+# What TensorFlow's reader raises of a damaged file.
+_READ_ERRORS = (ValueError, IndexError, tf.errors.OpError)
+
 
 class DamagedCheckpoint(UserError):
   """A checkpoint that cannot be used; another one may be intact."""
@@ -29,7 +32,7 @@ def step_of(checkpoint_path: str) -> int:
   """Return the training steps done: those that a checkpoint holds, or else those in its name."""
   try:
     return int(tf.train.load_checkpoint(checkpoint_path).get_tensor('global_step'))
-  except (ValueError, IndexError, tf.errors.OpError):  # whatever a damaged index leads to
+  except _READ_ERRORS:
     return int(checkpoint_path.rsplit('-', 1)[-1])
 
 
@@ -64,7 +67,7 @@ def read_shapes(checkpoint_path: str) -> dict[str, list[int]]:
   """
   try:
     return tf.train.load_checkpoint(checkpoint_path).get_variable_to_shape_map()
-  except (ValueError, IndexError, tf.errors.OpError) as error:
+  except _READ_ERRORS as error:
     raise DamagedCheckpoint(
         f'{checkpoint_path} is not a whole checkpoint ({describe(error)})') from None
 
@@ -92,7 +95,7 @@ def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Var
   try:
     reader = tf.train.load_checkpoint(checkpoint_path)
     spoiled = [name for name in variables if not np.isfinite(reader.get_tensor(name)).all()]
-  except tf.errors.OpError as error:
+  except _READ_ERRORS as error:
     raise DamagedCheckpoint(f'{checkpoint_path} is damaged or not yet whole ({describe(error)})'
                             ) from None
   if spoiled:

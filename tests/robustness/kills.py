@@ -371,7 +371,7 @@ def make_flower_inputs(folder):
   import flower_preprocess
   from benchmarks import random_backbone
   photos_file, backbone = os.path.join(folder, 'photos.npy'), os.path.join(folder, 'backbone.ckpt')
-  flower_preprocess.preprocess(flower_preprocess.options(
+  flower_preprocess.preprocess(flower_preprocess.FLAGS.options(
       input_dir=made_data.write_photos(os.path.join(folder, 'photos')), output_file=photos_file,
       testing_percentage=25, validation_percentage=25))
   random_backbone.write_random_backbone(backbone)

@@ -65,10 +65,10 @@ def test_wrong_flags(script, args, texts, tmp_path):
 
 def test_wrong_options_by_name():
   with pytest.raises(TypeError, match='batchsize'):
-    mnist_train.options(batchsize=10)
+    mnist_train.FLAGS.options(batchsize=10)
   for changes in ({'batch_size': 0}, {'learning_rate_base': float('nan')}, {'model_dir': 'ram://x'}):
     with pytest.raises(UserError, match=next(iter(changes))) as caught:
-      mnist_train.options(**changes)
+      mnist_train.FLAGS.options(**changes)
     assert caught.value.status == 2
 
 
@@ -90,7 +90,7 @@ def test_flags_that_fit_no_data(digits_dir, photos_file, tmp_path):
 def test_nothing_to_evaluate_on(digits_dir, tmp_path):
   digits = mnist_input.read_data_sets(digits_dir, one_hot=True, validation_size=0)
   with pytest.raises(UserError, match='--validation_size=0'):
-    mnist_eval.evaluate(digits, mnist_eval.options(model_dir=tmp_path, run_once=True))
+    mnist_eval.evaluate(digits, mnist_eval.FLAGS.options(model_dir=tmp_path, run_once=True))
 
 
 # -- MNIST files -------------------------------------------------------------------------
@@ -202,7 +202,7 @@ BAD_CHECKPOINTS = {
 @pytest.mark.parametrize('write', BAD_CHECKPOINTS.values(), ids=BAD_CHECKPOINTS)
 def test_bad_pre_trained_checkpoints(write, tmp_path):
   write(tmp_path / 'some.ckpt')
-  options = flower_finetune.options(ckpt_file=tmp_path / 'some.ckpt', model_dir=tmp_path / 'model')
+  options = flower_finetune.FLAGS.options(ckpt_file=tmp_path / 'some.ckpt', model_dir=tmp_path / 'model')
   with pytest.raises(UserError, match=r'--ckpt_file=.*some\.ckpt.*[:,] give') as caught:
     backbone.get_pre_trained([], options, 'flower.ckpt')
   one_line(caught)

@@ -27,13 +27,13 @@ pytestmark = pytest.mark.skipif(os.name != 'posix', reason='names and processes 
 def train(digits, model_dir, steps, **changes):
   """Train in this process, with batches of 20."""
   changes = {'batch_size': 20, 'save_interval_steps': 5, **changes}
-  return mnist_train.train(digits, mnist_train.options(
+  return mnist_train.train(digits, mnist_train.FLAGS.options(
       model_dir=str(model_dir), training_steps=steps, **changes))
 
 
 def evaluate(digits, model_dir, **changes):
   """Score the newest checkpoint, or with run_once=False all, in this process."""
-  return mnist_eval.evaluate(digits, mnist_eval.options(
+  return mnist_eval.evaluate(digits, mnist_eval.FLAGS.options(
       **{'model_dir': str(model_dir), 'split': 'test', 'run_once': True, **changes}))
 
 

@@ -102,7 +102,7 @@ def test_disk_that_fills_up_while_photos_are_written(photos_dir, tmp_path, monke
   monkeypatch.setattr(flower_preprocess, '_refuse_small_disk', lambda *args: None)
   with spoiling.small_disk(tmp_path / 'disk', 10) as disk:
     with pytest.raises(OSError, match='No space left') as caught:
-      flower_preprocess.preprocess(flower_preprocess.options(
+      flower_preprocess.preprocess(flower_preprocess.FLAGS.options(
           input_dir=photos_dir, output_file=disk / 'photos.npy'))
     assert caught.value.filename == str(disk / 'photos.npy')
     assert os.listdir(disk) == []
