@@ -189,11 +189,14 @@ def _read_idx(path: str) -> np.ndarray:
     raise UserError(f'{path} begins with the bytes {content[:4].hex(" ")}: it is not an IDX file '
                     'of images or labels; fetch it again')
   dtype, header_size = np.dtype(IDX_TYPES[content[2]]), 4 + 4 * content[3]
+  if len(content) < header_size:
+    raise UserError(f'{path} is cut short: {len(content)} bytes, but its header alone has '
+                    f'{header_size}')
   dimensions = np.frombuffer(content[4:header_size], '>u4').tolist()
   promised, found = math.prod(dimensions) * dtype.itemsize, len(content) - header_size
   if found != promised:
     raise UserError(f'{path} is {"cut short" if found < promised else "too long"}: its header '
-                    f'promises {promised} bytes of data, and {max(0, found)} follow')
+                    f'promises {promised} bytes of data, and {found} follow')
   return np.frombuffer(content, dtype, offset=header_size).reshape(dimensions)
 
 
@@ -346,7 +349,8 @@ def read_data_sets(data_dir: str | os.PathLike, fake_data: bool = False, one_hot
     seed = np.random.SeedSequence().entropy % 2**32
 
   def data_set(images, labels):
-    images = images.reshape([len(images), -1] if reshape else [*images.shape, 1])
+    images = images.reshape([len(images), math.prod(images.shape[1:])] if reshape
+                            else [*images.shape, 1])
     if dtype == np.float32:
       images = images.astype(np.float32)
       images /= 255

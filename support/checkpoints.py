@@ -100,7 +100,10 @@ def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Var
                             ) from None
   if spoiled:
     raise DamagedCheckpoint(f'{checkpoint_path} holds numbers that are not finite, in {spoiled[0]}')
-  saver.restore(sess, checkpoint_path)
+  try:
+    saver.restore(sess, checkpoint_path)
+  except (ValueError, *FILE_ERRORS) as error:  # a trainer has deleted it meanwhile
+    raise DamagedCheckpoint(f'{checkpoint_path} has gone ({describe(error)})') from None
 
 
 def restore_newest(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
@@ -189,14 +192,24 @@ class ModelFolder:
     self._lock.release()
 
   def _sweep(self) -> None:
-    """Refuse checkpoints of another model, with which this one would share a state file."""
-    for entry in sorted(os.listdir(self.path)):
-      match = re.fullmatch(r'(.+)-\d+\.(index|data.+\.tempstate\d+|index\.tempstate\d+)', entry)
-      if match and match.group(1) != self.model_name:
-        raise UserError(f'--model_dir={self.path} holds checkpoints of another model, {entry}: '
-                        'choose another folder')
-      if match and match.group(2) != 'index':  # TensorFlow's, of a checkpoint that is being written
-        files.remove(os.path.join(self.path, entry))
+    """Remove what a killed trainer was writing, or had not yet deleted of its oldest checkpoint.
+
+    Raises:
+      UserError: if there are checkpoints of another model, which would share the state file.
+    """
+    found = [match for match in map(re.compile(
+        r'(.+)-(\d+)\.(index|meta|data-\d+-of-\d+)(\.tempstate\d+)?').fullmatch,
+        sorted(os.listdir(self.path))) if match]
+    steps = []
+    for name, step, kind, is_unfinished in (match.groups() for match in found):
+      if kind == 'index' and not is_unfinished:
+        steps.append(int(step))
+        if name != self.model_name:
+          raise UserError(f'--model_dir={self.path} holds checkpoints of another model, '
+                          f'{name}-{step}: choose another folder')
+    for match in found:
+      if match[1] == self.model_name and (match[4] or steps and int(match[2]) < min(steps)):
+        files.remove(os.path.join(self.path, match[0]))
 
   def require_held(self) -> None:
     """Raise UserError if the folder was deleted, or made again by somebody else, meanwhile."""

@@ -11,12 +11,12 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import filelock
-from tqdm import tqdm
 
 from support.console import UserError, describe, report
 
@@ -172,13 +172,10 @@ def download(url: str, folder: str, advice: str, sha256: str | None = None) -> s
   import requests
 
   pooch.get_logger().setLevel(logging.WARNING)
-  name = url.rsplit('/', 1)[-1]
-  # disable=None: no progress bar where standard error is not a terminal.
-  bar = tqdm(unit='B', unit_scale=True, desc=name, disable=None)
-  downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK_BYTES,
+  downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=CHUNK_BYTES,
                                     timeout=DOWNLOAD_TIMEOUT_SECS)
   try:
-    return pooch.retrieve(url, sha256, name, folder, downloader=downloader)
+    return pooch.retrieve(url, sha256, url.rsplit('/', 1)[-1], folder, downloader=downloader)
   except requests.RequestException as error:
     reason = describe(error) if error.response is not None else type(error).__name__
     raise UserError(f'cannot download {url} ({reason}): {advice}') from None

@@ -213,7 +213,8 @@ def test_a_class_without_photos_in_a_split_is_said(tmp_path, output, capsys):
 @pytest.mark.parametrize('layout', [
     'training_set/{}|test_set/{}', 'training_set/training_set/{}|test_set/test_set/{}',
     'seg_train/seg_train/{}|seg_test/seg_test/{}|seg_pred/seg_pred',
-    'train_images/{}|val_images/{}', 'Train/{}|Valid/{}|Test/{}', 'train/{}|dev/{}', '训练集/{}|验证集/{}|测试集/{}',
+    'train_images/{}|val_images/{}', 'Train/{}|Valid/{}|Test/{}', 'train/{}|dev/{}',
+    '训练集/{}|验证集/{}|测试集/{}',
     '{}/train|{}/test', 'train/train/{}|test/{}', 'TrainImages/{}|TestImages2/{}'])
 def test_splits_under_other_names(layout, tmp_path, output, capsys):
   sides = layout.split('|')
