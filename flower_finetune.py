@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
 import flower_inference
@@ -59,33 +58,29 @@ REPORTS = 10
 MAX_TO_KEEP = 5
 
 FLAGS = console.Flags()
-console.DEFINE_path('input_file', INPUT_DATA, 'The .npy file of flower_preprocess.py.', FLAGS)
-console.DEFINE_path('ckpt_file', CKPT_FILE, 'The pre-trained checkpoint.', FLAGS,
-                    for_tensorflow=True)
-console.DEFINE_path('model_dir', TRAIN_FILE, 'Folder of the fine-tuned checkpoints.', FLAGS,
-                    for_tensorflow=True)
-flags.DEFINE_float(
+FLAGS.DEFINE_path('input_file', INPUT_DATA, 'The .npy file of flower_preprocess.py.')
+FLAGS.DEFINE_path('ckpt_file', CKPT_FILE, 'The pre-trained checkpoint.', for_tensorflow=True)
+FLAGS.DEFINE_path('model_dir', TRAIN_FILE, 'Folder of the fine-tuned checkpoints.',
+                  for_tensorflow=True)
+FLAGS.DEFINE_float(
     'learning_rate', None, f'Learning rate of RMSProp; default: {LEARNING_RATE} where the whole '
-    f'network runs at each step. On kept bottlenecks, that of the first step, to be divided by '
-    f'their mean; default: {BOTTLENECK_LEARNING_RATE}.', 0, flag_values=FLAGS)
-flags.DEFINE_integer(
-    'steps', None, 'Steps in all, those of earlier runs included; default: '
-    f'{STEPS} where the whole network runs at each step, {BOTTLENECK_STEPS} on kept bottlenecks.',
-    1, flag_values=FLAGS)
-flags.DEFINE_integer('batch_size', BATCH, 'Photos in a training step.', 1, flag_values=FLAGS)
-flags.DEFINE_string('checkpoint_exclude_scopes', CHECKPOINT_EXCLUDE_SCOPES,
-                    'Prefixes of variables not to restore from --ckpt_file, separated by commas.',
-                    flag_values=FLAGS)
-flags.DEFINE_string('trainable_scopes', TRAINABLE_SCOPE, 'Prefixes of variables to train, '
-                    'separated by commas; InceptionV3 is all.', flag_values=FLAGS)
-flags.DEFINE_enum('batch_norm', 'frozen', ['frozen', 'batch'], 'Batch normalization with the fixed '
-                  'statistics of the checkpoint, or with those of each batch, as in the book.',
-                  flag_values=FLAGS)
-flags.DEFINE_bool('feature_cache', True, 'Compute what the last layers read, the bottlenecks, once '
+    'network runs at each step. On kept bottlenecks, that of the first step, to be divided by '
+    f'their mean; default: {BOTTLENECK_LEARNING_RATE}.', 0)
+FLAGS.DEFINE_integer(
+    'steps', None, f'Steps in all, those of earlier runs included; default: {STEPS} where the '
+    f'whole network runs at each step, {BOTTLENECK_STEPS} on kept bottlenecks.', 1)
+FLAGS.DEFINE_integer('batch_size', BATCH, 'Photos in a training step.', 1)
+FLAGS.DEFINE_string('checkpoint_exclude_scopes', CHECKPOINT_EXCLUDE_SCOPES,
+                    'Prefixes of variables not to restore from --ckpt_file, separated by commas.')
+FLAGS.DEFINE_string('trainable_scopes', TRAINABLE_SCOPE,
+                    'Prefixes of variables to train, separated by commas; InceptionV3 is all.')
+FLAGS.DEFINE_enum('batch_norm', 'frozen', ['frozen', 'batch'], 'Batch normalization with the fixed '
+                  'statistics of the checkpoint, or with those of each batch, as in the book.')
+FLAGS.DEFINE_bool('feature_cache', True, 'Compute what the last layers read, the bottlenecks, once '
                   'for each photo and keep it, where only they are trained and batch normalization '
-                  'is frozen.', flag_values=FLAGS)
-flags.DEFINE_integer('seed', SEED, 'Seed of new weights, dropout, and the batches of evaluation.',
-                     0, 2**31 - 1, flag_values=FLAGS)
+                  'is frozen.')
+FLAGS.DEFINE_integer('seed', SEED, 'Seed of new weights, dropout, and the batches of evaluation.',
+                     0, 2**31 - 1)
 
 
 # -- Which variables ---------------------------------------------------------------------
