@@ -99,22 +99,14 @@ def _prefixes(scopes: str, variables: list[tf.Variable], flag_name: str) -> tupl
 
 def get_tuned_variables(checkpoint_exclude_scopes: str = CHECKPOINT_EXCLUDE_SCOPES
                         ) -> list[tf.Variable]:
-  """Return the model variables to restore from the pre-trained checkpoint: all but the excluded.
-
-  Raises:
-    UserError: if a prefix matches no variable.
-  """
+  """Return the model variables to restore from the pre-trained checkpoint: all but the excluded."""
   variables = flower_inference.model_variables()
   exclusions = _prefixes(checkpoint_exclude_scopes, variables, 'checkpoint_exclude_scopes')
   return [variable for variable in variables if not variable.op.name.startswith(exclusions)]
 
 
 def get_trainable_variables(trainable_scopes: str = TRAINABLE_SCOPE) -> list[tf.Variable]:
-  """Return the variables to train.
-
-  Raises:
-    UserError: if a prefix matches no variable, or there is none.
-  """
+  """Return the variables to train."""
   scopes = _prefixes(trainable_scopes, tf.trainable_variables(), 'trainable_scopes')
   if not scopes:
     raise console.UserError('--trainable_scopes is empty: give one prefix at least',
@@ -160,14 +152,7 @@ class Model(NamedTuple):
 def build_model(n_classes: int, n_training_examples: int, recipe: Recipe, options: console.Options,
                 make_optimizer: Callable[[tf.Tensor], tf.train.Optimizer]
                 = tf.train.RMSPropOptimizer) -> Model:
-  """Build network, loss and training step.
-
-  Args:
-    make_optimizer: function of the learning rate.
-
-  Raises:
-    UserError: if options.trainable_scopes match no variable.
-  """
+  """Build network, loss and training step."""
   images = tf.placeholder(tf.uint8, [None, IMAGE_SIZE, IMAGE_SIZE, 3], name='input_images')
   scaled = tf.image.convert_image_dtype(images, tf.float32)  # to [0, 1]
   labels = tf.placeholder(tf.int64, [None], name='labels')
@@ -214,16 +199,11 @@ def build_model(n_classes: int, n_training_examples: int, recipe: Recipe, option
 
 
 def check_splits(data: ProcessedData, input_file: str) -> None:
-  """Raise UserError if a split is empty; say so if a class has nothing to train on."""
+  """Raise UserError if a split is empty."""
   for split in SPLITS:
     if not len(getattr(data, f'{split}_labels')):
       raise console.UserError(f'--input_file={input_file} has no {split} photos: preprocess more '
                               'photos, or with other percentages')
-  counts = np.bincount(data.training_labels, minlength=len(data.labels))
-  untrained = [name for name, count in zip(data.labels, counts, strict=True) if not count]
-  if untrained:
-    console.warn(f'--input_file={input_file} has no training photo of {", ".join(untrained)}, so '
-                 'that no photo will be taken for one: preprocess more photos of that class')
 
 
 def check_folder(folder: checkpoints.ModelFolder, data: ProcessedData, ckpt_path: str | None,
@@ -284,11 +264,7 @@ def make_examples(sess: tf.Session, model: Model, data: ProcessedData, recipe: R
 
 def validate(sess: tf.Session, model: Model, examples: evaluation.Examples, i: int, recipe: Recipe,
              options: console.Options) -> dict[str, float]:
-  """Return the accuracy and the cross entropy of the validation photos after step i, by name.
-
-  Raises:
-    UserError: if the weights are not worth saving.
-  """
+  """Return the accuracy and the cross entropy of the validation photos after step i, by name."""
   logits = evaluation.predict_logits(sess, model.logits, examples, 'validation', options.seed)
   accuracy, cross_entropy = evaluation.score(logits, examples.labels['validation'])
   evaluation.check_cross_entropy(i, cross_entropy, logits.shape[1], recipe.learning_rate, options)
@@ -298,11 +274,7 @@ def validate(sess: tf.Session, model: Model, examples: evaluation.Examples, i: i
 def test(sess: tf.Session, model: Model, examples: evaluation.Examples, data: ProcessedData,
          step: int, recipe: Recipe, options: console.Options, summary_writer: SummaryWriter
          ) -> np.ndarray:
-  """Report on photos that had no part in training, nor in choosing how to train.
-
-  Returns:
-    int64 [n], the predicted classes of the testing images.
-  """
+  """Report on photos that had no part in training; return their predicted classes, int64 [n]."""
   logits = evaluation.predict_logits(sess, model.logits, examples, 'testing', options.seed)
   predicted = logits.argmax(1)
   evaluation.print_test_report(predicted, data)
@@ -314,15 +286,12 @@ def test(sess: tf.Session, model: Model, examples: evaluation.Examples, data: Pr
 def finetune(data: ProcessedData, options: console.Options | None = None) -> np.ndarray | None:
   """Fine-tune on data.training_images and report on the testing ones.
 
-  Args:
-    options: their input_file is where bottlenecks are kept.
-
   Returns:
     int64 [n], the predicted classes of the testing images; None if a signal ended training.
 
   Raises:
-    UserError: if a split is empty, the folder, its checkpoints or the pre-trained one do not fit,
-      a checkpoint cannot be written, or the cross entropy shows that training has failed.
+    UserError: if the data, the folder or a checkpoint do not fit the options, a checkpoint cannot
+      be written, or the cross entropy shows that training has failed.
   """
   options = options or FLAGS.options()
   check_splits(data, options.input_file)

@@ -60,11 +60,7 @@ def identity(checkpoint_path: str) -> object:
 
 
 def read_shapes(checkpoint_path: str) -> dict[str, list[int]]:
-  """Return the shapes of a checkpoint's variables, by name.
-
-  Raises:
-    DamagedCheckpoint: if its files are missing, cut short or not a checkpoint.
-  """
+  """Return the shapes of a checkpoint's variables, by name; raise DamagedCheckpoint."""
   try:
     return tf.train.load_checkpoint(checkpoint_path).get_variable_to_shape_map()
   except _READ_ERRORS as error:
@@ -74,11 +70,7 @@ def read_shapes(checkpoint_path: str) -> dict[str, list[int]]:
 
 def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
             checkpoint_path: str) -> None:
-  """Restore variables from a checkpoint.
-
-  Args:
-    saver: of the variables.
-    variables: by their names in the checkpoint.
+  """Restore variables, given by their names in the checkpoint, with the saver of them.
 
   Raises:
     DamagedCheckpoint: if its files are missing or cut short, or a number in it is not finite.
@@ -108,13 +100,10 @@ def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Var
 
 def restore_newest(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
                    model_dir: str, model_name: str) -> str | None:
-  """Restore the newest checkpoint that can be used, and say which ones were passed over.
-
-  Args:
-    saver, variables: as for `restore`.
+  """Restore the newest checkpoint that can be used, as `restore` does; return its path.
 
   Returns:
-    The path restored, or None if there are no checkpoints.
+    None if there are no checkpoints.
 
   Raises:
     UserError: if there are checkpoints and none can be used, or one is of another network.
@@ -137,11 +126,7 @@ def restore_newest(sess: tf.Session, saver: tf.train.Saver, variables: dict[str,
 
 def restore_model(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
                   model_dir: str, model_name: str) -> str:
-  """Restore as `restore_newest`, and return the path.
-
-  Raises:
-    UserError: if there is no checkpoint that can be used.
-  """
+  """Restore as `restore_newest`; raise UserError if there is no checkpoint."""
   path = restore_newest(sess, saver, variables, model_dir, model_name)
   if path is None:
     raise UserError(f'--model_dir={model_dir} holds no checkpoint {model_name}-STEP: train first, '
@@ -153,10 +138,7 @@ def restore_model(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, 
 
 
 class ModelFolder:
-  """A model folder that one trainer holds, from entering this context to leaving it.
-
-  The lock of a dead process does not count.
-  """
+  """A model folder that one trainer holds, from entering this context to leaving it."""
 
   def __init__(self, model_dir: str, model_name: str):
     self.path = model_dir
@@ -167,8 +149,7 @@ class ModelFolder:
     """Make the folder, hold it, and remove what a killed trainer was writing.
 
     Raises:
-      UserError: if it cannot be made or written, another process holds it, or it holds another
-        model.
+      UserError: if it cannot be written, another process holds it, or it holds another model.
     """
     try:
       os.makedirs(self.path, exist_ok=True)
@@ -192,11 +173,8 @@ class ModelFolder:
     self._lock.release()
 
   def _sweep(self) -> None:
-    """Remove what a killed trainer was writing, or had not yet deleted of its oldest checkpoint.
-
-    Raises:
-      UserError: if there are checkpoints of another model, which would share the state file.
-    """
+    # TensorFlow gives a file that it is writing another ending, and deletes the index of its
+    # oldest checkpoint first. Two models in one folder would share one state file.
     found = [match for match in map(re.compile(
         r'(.+)-(\d+)\.(index|meta|data-\d+-of-\d+)(\.tempstate\d+)?').fullmatch,
         sorted(os.listdir(self.path))) if match]
@@ -225,11 +203,8 @@ class ModelFolder:
     """Compare what is trained with what the folder's checkpoints are of, and keep it beside them.
 
     Args:
-      model: for JSON; going on with another value of one of these would spoil the model.
+      model: for JSON; another value of one of these would spoil the model: UserError.
       options: for JSON; another value of one of these is printed and taken.
-
-    Raises:
-      UserError: if the folder's checkpoints are of another model.
     """
     path = os.path.join(self.path, MODEL_FILE)
     stored = {}  # what this run does not know of the model stays as it is
@@ -254,14 +229,11 @@ def _shorten(value: object) -> str:
 
 
 def read_model(model_dir: str) -> dict:
-  """Return what `ModelFolder.check_model` kept of a folder's model; empty if there is nothing.
-
-  Raises:
-    UserError: if the file does not hold that.
-  """
+  """Return what `ModelFolder.check_model` kept of a folder's model; empty if there is nothing."""
   path = os.path.join(model_dir, MODEL_FILE)
-  return files.read_json(path, 'fetch it again, or train into a new --model_dir'
-                         ) if os.path.exists(path) else {}
+  if not os.path.exists(path):
+    return {}
+  return files.read_json(path, 'fetch it again, or train into a new --model_dir')
 
 
 # -- Saving ------------------------------------------------------------------------------
@@ -274,12 +246,7 @@ class Saver(tf.train.Saver):
   """
 
   def __init__(self, folder: ModelFolder, max_to_keep: int, advice: str):
-    """Add what saving needs to the graph.
-
-    Args:
-      max_to_keep: how many of the newest checkpoints to keep.
-      advice: what to do when the weights are not finite.
-    """
+    """Add what saving needs to the graph; advice is for weights that are not finite."""
     super().__init__(max_to_keep=max_to_keep, save_relative_paths=True)
     self._folder = folder
     self._advice = advice
@@ -287,11 +254,7 @@ class Saver(tf.train.Saver):
         tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()])
 
   def resume(self, sess: tf.Session) -> str | None:
-    """Restore the newest checkpoint that can be used; return its path, None if there are none.
-
-    Raises:
-      UserError: as for `restore_newest`.
-    """
+    """Restore as `restore_newest`, and count the folder's checkpoints for max_to_keep."""
     folder = self._folder
     variables = {variable.op.name: variable for variable in tf.global_variables()}
     path = restore_newest(sess, self, variables, folder.path, folder.model_name)
