@@ -31,7 +31,8 @@ HEAD_SCOPES = ('InceptionV3/Logits', 'InceptionV3/AuxLogits')
 LAST_SCOPE = 'InceptionV3/Logits'
 
 
-def inference(images, n_classes, is_training):
+def inference(images: tf.Tensor, n_classes: int, is_training: bool
+              ) -> tuple[tf.Tensor, tf.Tensor]:
   """Build Inception-v3 with variables named as in Google's checkpoint, 388 of them with 5 classes.
 
   The L2 penalties of its weights go into the collection of regularization losses. There is no
@@ -39,11 +40,11 @@ def inference(images, n_classes, is_training):
 
   Args:
     images: float32 [batch, 299, 299, 3], RGB in [0, 1].
-    is_training: bool: True normalizes with the statistics of the batch; False takes the moving
+    is_training: True normalizes with the statistics of the batch; False takes the moving
       statistics of the checkpoint, and each photo stands alone.
 
   Returns:
-    (logits, bottlenecks): float32 [batch, n_classes], and float32 [batch, 2048], what the
+    The logits, float32 [batch, n_classes], and the bottlenecks, float32 [batch, 2048], which the
     last layer reads; with is_training=False they may be fed in place of images.
   """
   scaled = images * 2 - 1  # the checkpoint was trained on [-1, 1]
@@ -58,18 +59,18 @@ def inference(images, n_classes, is_training):
   return last_layer(bottlenecks, n_classes), bottlenecks
 
 
-def _last_variable(name, shape):
+def _last_variable(name: str, shape: list[int]) -> tf.Variable:
   with tf.variable_scope('InceptionV3/Logits/Conv2d_1c_1x1', reuse=True):
     return tf.get_variable(name, shape)
 
 
-def last_weights(n_classes):
+def last_weights(n_classes: int) -> tf.Tensor:
   """Return the weights of the last layer, float32 [2048, n_classes], after `inference`."""
   weights = _last_variable('weights', [1, 1, BOTTLENECK_SIZE, n_classes])
   return tf.reshape(weights, [BOTTLENECK_SIZE, n_classes])
 
 
-def last_layer(bottlenecks, n_classes):
+def last_layer(bottlenecks: tf.Tensor, n_classes: int) -> tf.Tensor:
   """Return the logits, float32 [batch, n_classes], of float32 [batch, 2048], after `inference`.
 
   This is slim's last layer, a 1x1 convolution on 1x1 pixels, as the matrix product it is: when
@@ -80,16 +81,21 @@ def last_layer(bottlenecks, n_classes):
   return tf.nn.xw_plus_b(bottlenecks, last_weights(n_classes), biases, name='logits')
 
 
-def model_variables():
+def model_variables() -> list[tf.Variable]:
   """Return the network's variables: weights, biases and the statistics of its normalization."""
   return slim.get_model_variables()
 
 
-def is_in_head(name):
+def backbone_variables() -> list[tf.Variable]:
+  """Return the network's variables but for the last layers: those that decide the bottlenecks."""
+  return [variable for variable in model_variables() if not is_in_head(variable.op.name)]
+
+
+def is_in_head(name: str) -> bool:
   """Return whether a variable or scope is of the last layers, which bottlenecks do not need."""
   return name.startswith(HEAD_SCOPES)
 
 
-def is_in_last_layer(name):
+def is_in_last_layer(name: str) -> bool:
   """Return whether a variable or scope is of the layer that gives the logits."""
   return name.startswith(LAST_SCOPE)

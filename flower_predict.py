@@ -7,90 +7,76 @@ Prints for each photo its most probable classes, in the order given.
 """
 import contextlib
 import itertools
-import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from absl import flags
 
 import flower_finetune
 import flower_inference
 from flowers import photo
-from support import checkpoints, console, files
+from support import checkpoints, console
 from support.quiet_tensorflow import tf
 
 TOP_K = 3  # classes printed for a photo
 PHOTOS_PER_RUN = 32  # decoded and classified at a time, which bounds the memory
 
-FLAGS = flags.FlagValues()
-console.DEFINE_path('model_dir', flower_finetune.TRAIN_FILE,
-                    'Folder of the fine-tuned checkpoints.', FLAGS)
-flags.DEFINE_integer('top_k', TOP_K, 'Most probable classes to print.', 1, flag_values=FLAGS)
+FLAGS = console.Flags()
+FLAGS.share(flower_finetune.FLAGS, 'model_dir')
+FLAGS.DEFINE_integer('top_k', TOP_K, 'Most probable classes to print.', 1)
 
 
-def options(**changes):
-  """Return the options of a prediction: the flags' defaults, changed by name."""
-  return console.options(FLAGS, **changes)
-
-
-def read_labels(model_dir):
+def read_labels(model_dir: str) -> list[str]:
   """Return the class names of a model that can answer for one photo alone.
 
   Raises:
     UserError: if the folder holds no such model, or one that normalizes each photo with the
       statistics of its batch.
   """
-  path = os.path.join(model_dir, checkpoints.MODEL_FILE)
-  if not os.path.exists(path):
-    raise console.UserError(f'--model_dir={model_dir} holds no model: run flower_finetune.py first')
-  model = files.read_json(path)
-  labels, batch_norm = model.get('labels'), model.get('batch_norm')
-  if not files.is_list_of_names(labels) or len(labels) < 2:
-    raise console.UserError(f'{path}: "labels" is not a list of two or more class names: '
-                            'fine-tune into a new --model_dir')
-  if batch_norm != 'frozen':
+  model = checkpoints.read_model(model_dir)
+  if not {'labels', 'batch_norm'} <= model.keys():
+    raise console.UserError(f'--model_dir={model_dir} holds no model of flower_finetune.py: run '
+                            'it first, or name its folder')
+  if model['batch_norm'] != 'frozen':
     raise console.UserError(
-        f'--model_dir={model_dir} was trained with --batch_norm={batch_norm}, so that its answer '
-        'for a photo depends on the others of a batch: fine-tune with --batch_norm=frozen to '
-        'classify photos')
-  return labels
+        f'--model_dir={model_dir} holds a model of --batch_norm=batch, whose answer for a photo '
+        'depends on the others of its batch: fine-tune with --batch_norm=frozen to predict')
+  return model['labels']
 
 
-def restore_model(sess, model_dir):
-  """Restore the network of the default graph from the newest whole checkpoint; return its path.
+def restore_model(sess: tf.Session, model_dir: str) -> str:
+  """Restore the network of the default graph from the newest checkpoint; return its path.
 
   Raises:
-    UserError: if there is no whole checkpoint.
+    UserError: if there is no checkpoint that can be used.
   """
   variables = flower_inference.model_variables()
-  path = checkpoints.restore_newest(
+  return checkpoints.restore_model(
       sess, tf.train.Saver(variables), {variable.op.name: variable for variable in variables},
       model_dir, flower_finetune.MODEL_NAME)
-  if path is None:
-    raise console.UserError(f'--model_dir={model_dir} holds no checkpoint: run '
-                            'flower_finetune.py first')
-  return path
 
 
 @contextlib.contextmanager
-def open_model(model_dir):
-  """Restore the newest whole checkpoint of a model for the block.
+def open_model(model_dir: str) -> Iterator[tuple[list[str], Callable[[np.ndarray], np.ndarray]]]:
+  """Restore the newest checkpoint of a model for the block.
 
-  Gives (class names, predict): predict takes photos, float32 [n, 299, 299, 3] in [0, 1], and
-  returns their class probabilities, float32 [n, classes], each row adding up to 1.
+  Gives the class names and predict, which takes photos, uint8 [n, 299, 299, 3], and returns their
+  class probabilities, float32 [n, classes], each row adding up to 1.
 
   Raises:
-    UserError: as `read_labels`, or if there is no whole checkpoint.
+    UserError: as `read_labels`, or if there is no checkpoint that can be used.
   """
   labels = read_labels(model_dir)
   with tf.Graph().as_default(), tf.Session() as sess:
-    images = tf.placeholder(tf.float32, [None, photo.IMAGE_SIZE, photo.IMAGE_SIZE, 3])
-    logits, _ = flower_inference.inference(images, len(labels), is_training=False)
+    images = tf.placeholder(tf.uint8, [None, photo.IMAGE_SIZE, photo.IMAGE_SIZE, 3])
+    logits, _ = flower_inference.inference(
+        tf.image.convert_image_dtype(images, tf.float32), len(labels), is_training=False)
     probabilities = tf.nn.softmax(logits)  # [n, classes]
     restore_model(sess, model_dir)
     yield labels, lambda photos: sess.run(probabilities, {images: photos})
 
 
-def print_answers(photos, labels, predict, top_k):
+def print_answers(photos: list, labels: list[str], predict: Callable[[np.ndarray], np.ndarray],
+                  top_k: int) -> int:
   """Print the most probable classes of each photo; return how many could not be read.
 
   Args:
@@ -105,16 +91,17 @@ def print_answers(photos, labels, predict, top_k):
       continue
     row = next(rows)
     best = np.argsort(-row, kind='stable')[:top_k]
-    print(console.printable(f'{path}: ' + ', '.join(f'{labels[k]} {row[k]:.4f}' for k in best)))
+    console.report(f'{path}: ' + ', '.join(f'{labels[k]} {row[k]:.4f}' for k in best))
   return len(photos) - len(images)
 
 
-def classify(paths, options):
+def classify(paths: list[str], options: console.Options | None = None) -> int:
   """Print the most probable classes of each photo; return how many could not be read.
 
   Raises:
     UserError: as `open_model`.
   """
+  options = options or FLAGS.options()
   failures, remaining = 0, iter(paths)
   with open_model(options.model_dir) as (labels, predict):
     while batch := list(itertools.islice(remaining, PHOTOS_PER_RUN)):
@@ -122,7 +109,7 @@ def classify(paths, options):
   return failures
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
   if len(argv) < 2:
     raise console.UserError('no photo given: python flower_predict.py PHOTO...',
                             console.WRONG_USAGE)

@@ -4,23 +4,22 @@
     python flower_preprocess.py --input_dir=my_photos --output_file=my_photos.npy
 
 Reads the photos (JPEG, PNG, GIF, BMP, TIFF, WebP) in each class folder of --input_dir, and in
-the folders inside of it; or in train/, validation/ and test/ with the class folders in each.
-Writes --output_file and a .json file beside it, as flowers/data_file.py tells. The flower photos
-themselves are downloaded if the folder flower_photos is missing.
+the folders inside of it; or in train/, validation/ and test/, or what else they are called, around
+the class folders or inside of them. Writes --output_file and a .json file beside it, as
+flowers/data_file.py describes. The flower photos themselves are downloaded if the folder
+flower_photos is missing.
 """
 import collections
 import contextlib
 import os
-import shutil
 from typing import NamedTuple
 
-from absl import flags
 from tqdm import tqdm
 
 from flowers import data_file, folders, photo
 from flowers.data_file import SPLITS
 from support import console, files, pictures
-from support.console import UserError, printable, warn
+from support.console import UserError, report, warn
 
 # Files.
 INPUT_DATA = 'flower_photos'
@@ -39,20 +38,14 @@ PHOTO_ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.web
 ARCHIVE_URL = 'http://download.tensorflow.org/example_images/flower_photos.tgz'
 ARCHIVE_SHA256 = '4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c'
 
-FLAGS = flags.FlagValues()
-console.DEFINE_path('input_dir', INPUT_DATA, 'Folder of the class folders.', FLAGS)
-console.DEFINE_path('output_file', OUTPUT_FILE, 'The .npy file to write.', FLAGS)
-flags.DEFINE_integer('validation_percentage', VALIDATION_PERCENTAGE,
-                     'Percent of photos for validation.', 0, 99, flag_values=FLAGS)
-flags.DEFINE_integer('testing_percentage', TEST_PERCENTAGE,
-                     'Percent of photos for the final test.', 0, 99, flag_values=FLAGS)
-flags.DEFINE_integer('seed', SEED, 'Seed of the split and of the order.', 0, 2**31 - 1,
-                     flag_values=FLAGS)
-
-
-def options(**changes):
-  """Return the options of `preprocess`: the flags' defaults, changed by name."""
-  return console.options(FLAGS, **changes)
+FLAGS = console.Flags()
+FLAGS.DEFINE_path('input_dir', INPUT_DATA, 'Folder of the class folders.')
+FLAGS.DEFINE_path('output_file', OUTPUT_FILE, 'The .npy file to write.')
+FLAGS.DEFINE_integer('validation_percentage', VALIDATION_PERCENTAGE,
+                     'Percent of photos for validation.', 0, 99)
+FLAGS.DEFINE_integer('testing_percentage', TEST_PERCENTAGE,
+                     'Percent of photos for the final test.', 0, 99)
+FLAGS.DEFINE_integer('seed', SEED, 'Seed of the split and of the order.', 0, 2**31 - 1)
 
 
 class Photo(NamedTuple):
@@ -65,62 +58,85 @@ class Photo(NamedTuple):
 
 class ImageLists(NamedTuple):
   """What `create_image_lists` found."""
-  classes: list  # names of the class folders, sorted, whether or not a photo is in them
-  photos: list  # Photos in the order of the data file
-  skipped: list  # (path, why) of all else in the class folders
-  given_splits: list  # the splits that have folders of their own; else they are drawn
+  photos: list[Photo]  # in the order of the data file
+  skipped: list[tuple[str, str]]  # path and why, of all else in the class folders
+  outside: collections.Counter  # photos in no class folder, by their topmost folder
+  empty_classes: set[str]  # class folders without a photo
+  given_splits: list[str]  # the splits that have folders of their own; else they are drawn
 
 
 # -- The lists of photos -----------------------------------------------------------------
 
 
-def create_image_lists(input_dir, testing_percentage, validation_percentage, seed):
+def create_image_lists(input_dir: str, testing_percentage: int, validation_percentage: int,
+                       seed: int) -> ImageLists:
   """Find the photos, decide the split of each, and put each split in a random order.
 
   Args:
     input_dir: the folder of the class folders, or of the folders of the splits.
-    testing_percentage, validation_percentage: int, together at most 99; for the splits that
-      have no folder.
-    seed: int; the same seed and names give the same lists.
-
-  Returns:
-    ImageLists.
+    testing_percentage, validation_percentage: together at most 99; for the splits that have no
+      folder.
+    seed: the same seed and names give the same lists.
 
   Raises:
     UserError: if there are fewer than 2 or more than folders.MAX_CLASSES classes.
     OSError: if something cannot be read.
   """
-  problems, all_folders = folders.find_files(input_dir)
+  problems, folder_names = folders.find_files(input_dir)
   photo_names = [name for name, problem in problems.items() if problem is None]
-  is_split = folders.is_split(photo_names)
-  places = {name: folders.place(name, is_split) for name in problems}
-  given = {places[name][0] for name in photo_names if places[name][1]} - {None}
+  depths = folders.split_depths(photo_names)
+  places = {name: folders.place(name, depths) for name in problems}
+  given = {places[name][0] for name in photo_names} - {None}
   # What has folders of its own is not drawn from the training photos.
-  validation_percentage *= 'validation' not in given
-  testing_percentage *= 'testing' not in given
-  photos, skipped = [], []
+  if 'validation' in given:
+    validation_percentage = 0
+  if 'testing' in given:
+    testing_percentage = 0
+  photos, skipped, outside = [], [], collections.Counter()
   for name, problem in problems.items():
     path, (split, label) = os.path.join(input_dir, *name.split('/')), places[name]
-    if label and not problem:
+    if problem is None and label is None:
+      outside[name.split('/')[0] if '/' in name else '.'] += 1
+    elif problem is None:
       chance, order = folders.draw(seed, name)
       if split in (None, 'training'):
         split = folders.drawn_split(chance, validation_percentage, testing_percentage)
       photos.append((SPLITS.index(split), order, Photo(path, name, label, split)))
-    elif label or not problem:  # other files beside the class folders are left out without a word
-      skipped.append((path, problem or 'is not in a class folder'))
-  photos = [photo for *_, photo in sorted(photos)]
-  count = len({photo.label for photo in photos})
-  if not 2 <= count <= folders.MAX_CLASSES:
-    folders.refuse_folder(input_dir, count, problems, photo_names)
-  classes = {folders.place(f'{name}/', is_split)[1] for name in all_folders} - {None}
-  return ImageLists(sorted(classes), photos, skipped,
+    elif label:  # other files beside the class folders are left out without a word
+      skipped.append((path, problem))
+  photos = [each for *_, each in sorted(photos)]
+  labels = {each.label for each in photos}
+  if not 2 <= len(labels) <= folders.MAX_CLASSES:
+    folders.refuse_folder(input_dir, labels, photo_names, depths)
+  classes = {folders.place(f'{name}/', depths)[1] for name in folder_names} - {None}
+  return ImageLists(photos, skipped, outside, classes - labels,
                     [split for split in SPLITS if split in given])
+
+
+def report_folder(found: ImageLists, input_dir: str) -> None:
+  """Print how the folder is split, and what in it is perhaps not as it should be."""
+  if found.given_splits:
+    drawn = [split for split in SPLITS if split not in found.given_splits]
+    print('Split as the folders are: ' + ', '.join(found.given_splits)
+          + ''.join(f'; {split} photos are drawn from the training ones' for split in drawn) + '.')
+  for folder, count in sorted(found.outside.items()):
+    warn(f'skipped: {count} photos in {os.path.normpath(os.path.join(input_dir, folder))}, which '
+         'is in no class folder')
+  for name in sorted(found.empty_classes):
+    warn(f'{name} has no photo that can be read: it is not a class')
+  by_name = collections.defaultdict(set)
+  for each in found.photos:
+    by_name[each.label.casefold()].add(each.label)
+  for names in by_name.values():
+    if len(names) > 1:
+      warn(f'{" and ".join(sorted(names))} are classes apart: give their folders one name if they '
+           'are the same')
 
 
 # -- The output --------------------------------------------------------------------------
 
 
-def check_options(options):
+def check_options(options: console.Options) -> None:
   """Raise UserError if the output's name or the percentages cannot be as they are."""
   output_file = options.output_file
   if options.validation_percentage + options.testing_percentage > 99:
@@ -133,33 +149,14 @@ def check_options(options):
   if os.path.isdir(output_file) or not os.path.isdir(os.path.dirname(output_file) or '.'):
     raise UserError(f'--output_file={output_file} is a folder, or in none: give the name of a file '
                     'in a folder')
-  _refuse_foreign_names(output_file)
+  if not data_file.is_written_here(output_file):
+    raise UserError(f'--output_file={output_file}: this file, or '
+                    f'{data_file.names_path(output_file)}, would be replaced and is not of '
+                    'flower_preprocess.py: move it away, or give another name')
 
 
-def _refuse_foreign_names(output_file):
-  """Raise UserError if a .json file beside the output is there and was not written here."""
-  path = data_file.names_path(output_file)
-  if not os.path.lexists(path):
-    return
-  ours = False
-  with contextlib.suppress(UserError, FileNotFoundError):
-    files.require_regular_file(path, data_file.MAX_NAMES_BYTES)
-    ours = files.read_json(path).keys() >= {'labels', 'files', 'counts'}
-  if not ours:
-    raise UserError(f'--output_file={output_file}: {path}, which would be replaced, is not a file '
-                    'of flower_preprocess.py: move it away, or give another name')
-
-
-def _refuse_small_disk(output_file, count):
-  """Raise UserError if the disk has no room for count photos."""
-  needed = count * data_file.IMAGE_BYTES
-  free = shutil.disk_usage(os.path.dirname(output_file) or '.').free
-  if free < needed:
-    raise UserError(f'--output_file={output_file}: No space left for {count} photos, which take '
-                    f'{needed / 1e9:.2f} GB: {free / 1e9:.2f} GB are free')
-
-
-def _refuse_bad_photos(input_dir, written, skipped):
+def _refuse_bad_photos(input_dir: str, written: list[Photo], skipped: list[tuple[str, str]]
+                       ) -> None:
   """Raise UserError if most photos could not be decoded, or those of fewer than 2 classes could."""
   # Other files are left out, too; but where photos fail to decode, something is wrong with them.
   bad = [f'{path} {why}' for path, why in skipped
@@ -167,14 +164,15 @@ def _refuse_bad_photos(input_dir, written, skipped):
   if len(bad) > len(written):
     raise UserError(f'--input_dir={input_dir}: {len(bad)} of {len(bad) + len(written)} photos '
                     f'cannot be read ({bad[0]}): nothing is written')
-  classes = {photo.label for photo in written}
+  classes = {each.label for each in written}
   if len(classes) < 2:
     raise UserError(f'--input_dir={input_dir} has {len(classes)} classes with photos that can be '
                     'read: give photos of 2 or more')
 
 
-def _write_photos(writer, photos):
-  """Decode and write photos; return (those written, [(path, why)] of the others)."""
+def _write_photos(writer: data_file.DataWriter, photos: list[Photo]
+                  ) -> tuple[list[Photo], list[tuple[str, str]]]:
+  """Decode and write photos; return those written, and path and why of the others."""
   written, skipped = [], []
   decoded_photos = photo.decoded_photos([each.path for each in photos])
   with contextlib.closing(decoded_photos), \
@@ -189,7 +187,7 @@ def _write_photos(writer, photos):
   return written, skipped
 
 
-def preprocess(options):
+def preprocess(options: console.Options | None = None) -> None:
   """Write the photos of options.input_dir to options.output_file, and their names beside it.
 
   Both files appear whole or, if this fails, stay as they were.
@@ -198,48 +196,44 @@ def preprocess(options):
     UserError: if the options or the folder cannot be right, or most photos cannot be read.
     OSError: if something cannot be read or written.
   """
+  options = options or FLAGS.options()
   check_options(options)
   found = create_image_lists(options.input_dir, options.testing_percentage,
                              options.validation_percentage, options.seed)
-  if found.given_splits:
-    drawn = [split for split in SPLITS if split not in found.given_splits]
-    print('Split as the folders are: ' + ', '.join(found.given_splits)
-          + ''.join(f'; {split} photos are drawn from the training ones' for split in drawn) + '.')
+  report_folder(found, options.input_dir)
   with data_file.data_writer(options.output_file) as writer:
-    _refuse_small_disk(options.output_file, len(found.photos))
     written, damaged = _write_photos(writer, found.photos)
     skipped = sorted(found.skipped + damaged)
     for path, why in skipped:
       warn(f'skipped: {path} {why}')
     _refuse_bad_photos(options.input_dir, written, skipped)
-    labels = sorted({photo.label for photo in written})
-    counts = {split: sum(photo.split == split for photo in written) for split in SPLITS}
-    writer.finish(labels, [photo.name for photo in written],
-                  [labels.index(photo.label) for photo in written], counts, seed=options.seed)
-  for name in found.classes:
-    if name not in labels:
-      warn(f'{name} has no photo that can be read: it is not a class')
-  _report(labels, written)
-  print(f'Skipped {len(skipped)} files.')
+    labels = sorted({each.label for each in written})
+    counts = {split: sum(each.split == split for each in written) for split in SPLITS}
+    writer.finish(labels, [each.name for each in written],
+                  [labels.index(each.label) for each in written], counts, seed=options.seed)
+  _report_classes(labels, {each.label for each in found.photos}, written)
+  print(f'Skipped {len(skipped) + sum(found.outside.values())} files.')
   print('%d training examples, %d validation examples and %d testing example.'
         % tuple(counts.values()))
 
 
-def _report(labels, photos):
-  """Print how many photos each class has, and which classes have none in a split."""
-  in_split = collections.Counter((photo.label, photo.split) for photo in photos)
+def _report_classes(labels: list[str], found: set[str], photos: list[Photo]) -> None:
+  """Print how many photos each class has, and which classes have none, at all or in a split."""
+  for name in sorted(found - set(labels)):
+    warn(f'{name} has no photo that can be read: it is not a class')
+  in_split = collections.Counter((each.label, each.split) for each in photos)
   for label in labels:
-    print(f'{printable(label)}: {sum(in_split[label, split] for split in SPLITS)} photos')
+    report(f'{label}: {sum(in_split[label, split] for split in SPLITS)} photos')
   for split in SPLITS:
-    without = [printable(label) for label in labels if not in_split[label, split]]
+    without = [label for label in labels if not in_split[label, split]]
     if without:
-      print(f'No {split} photos: {", ".join(without)}.')
+      report(f'No {split} photos: {", ".join(without)}.')
 
 
 # -- Downloading -------------------------------------------------------------------------
 
 
-def fetch_photos(input_dir):
+def fetch_photos(input_dir: str) -> None:
   """Download the flower photos and unpack them as input_dir.
 
   Raises:
@@ -247,14 +241,12 @@ def fetch_photos(input_dir):
   """
   advice = ('fetch it elsewhere and unpack it, so that '
             f'--input_dir={input_dir} holds the class folders')
-  parent = os.path.dirname(os.path.abspath(input_dir))
-  with files.download(ARCHIVE_URL, parent, advice, ARCHIVE_SHA256) as archive_path:
-    folder = os.path.dirname(archive_path)
-    files.unpack(archive_path, folder)
+  with files.temporary_folder(os.path.abspath(input_dir)) as folder:
+    files.unpack(files.download(ARCHIVE_URL, folder, advice, ARCHIVE_SHA256), folder)
     os.replace(os.path.join(folder, INPUT_DATA), input_dir)
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   console.refuse_arguments(argv)
   check_options(FLAGS)  # before a download, too
   if not os.path.isdir(FLAGS.input_dir):
@@ -264,7 +256,7 @@ def main(argv):
                       'folders')
     fetch_photos(FLAGS.input_dir)
   preprocess(FLAGS)
-  print(f'Saved {FLAGS.output_file} and {data_file.names_path(FLAGS.output_file)}')
+  report(f'Saved {FLAGS.output_file} and {data_file.names_path(FLAGS.output_file)}')
 
 
 if __name__ == '__main__':

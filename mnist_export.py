@@ -10,12 +10,10 @@ tf.saved_model.load and the converter to TensorFlow Lite read. The model takes
 
 and returns
 
-    classes        int64 [n], the digits
-    probabilities  float32 [n, 10], of the digits 0 to 9
+    classes        int64 [n], the labels: the digits
+    probabilities  float32 [n, 10], of the labels in their order: of the digits 0 to 9
 """
 import os
-
-from absl import flags
 
 import mnist_eval
 import mnist_train
@@ -24,41 +22,35 @@ from support.quiet_tensorflow import tf
 
 EXPORT_DIR = os.path.join('exports', 'mnist')
 
-FLAGS = flags.FlagValues()
-console.share_flags(FLAGS, mnist_train.FLAGS, 'model_dir')
-console.DEFINE_path('export_dir', EXPORT_DIR, 'Folder of the numbered SavedModels.', FLAGS)
+FLAGS = console.Flags()
+FLAGS.share(mnist_train.FLAGS, 'model_dir')
+FLAGS.DEFINE_path('export_dir', EXPORT_DIR, 'Folder of the numbered SavedModels.',
+                  for_tensorflow=True)
 
 
-def options(**changes):
-  """Return the options of an export: the flags' defaults, changed by name."""
-  return console.options(FLAGS, **changes)
-
-
-def export(options):
-  """Export the newest whole checkpoint, with the moving averages in place of the variables.
-
-  Args:
-    options: what `options` returns.
+def export(options: console.Options | None = None) -> tuple[str, str]:
+  """Export the newest checkpoint, with the moving averages in place of the variables.
 
   Returns:
-    The paths (of the checkpoint, of the SavedModel).
+    The paths of the checkpoint and of the SavedModel.
 
   Raises:
-    UserError: if there is no whole checkpoint, or the export cannot be written.
+    UserError: if there is no checkpoint that can be used, or the export cannot be written.
   """
+  options = options or FLAGS.options()
   with saved_models.new_graph() as sess:
-    graph = mnist_eval.build_evaluation_graph()
-    outputs = {'classes': tf.argmax(graph.y, 1),  # int64 [n]
-               'probabilities': tf.nn.softmax(graph.y)}  # [n, 10]
-    checkpoint_path = mnist_eval.restore_model(sess, graph, options.model_dir)
-    return checkpoint_path, saved_models.export(sess, options.export_dir, {'images': graph.x},
-                                                outputs)
+    graph, labels, checkpoint_path = mnist_eval.restore_model(sess, options.model_dir)
+    outputs = {'classes': tf.gather(tf.constant(labels, tf.int64), tf.argmax(graph.y, 1)),  # [n]
+               'probabilities': tf.nn.softmax(graph.y)}  # [n, labels]
+    signature = saved_models.Signature({'images': graph.x}, outputs)
+    return checkpoint_path, saved_models.export(
+        sess, options.export_dir, {saved_models.SERVING_DEFAULT: signature})
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
   console.refuse_arguments(argv)
   checkpoint_path, saved_model_dir = export(FLAGS)
-  print(console.printable(f'Exported {checkpoint_path} to {saved_model_dir}'))
+  console.report(f'Exported {checkpoint_path} to {saved_model_dir}')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 
 import numpy as np
-from absl import flags
 
 import mnist_eval
 import mnist_train
@@ -23,13 +22,8 @@ from support.quiet_tensorflow import tf
 DOUBTFUL_PROBABILITY = 0.95
 PICTURES_PER_RUN = 100  # read and classified at a time, which bounds the memory
 
-FLAGS = flags.FlagValues()
-console.share_flags(FLAGS, mnist_train.FLAGS, 'model_dir')
-
-
-def options(**changes):
-  """Return the options of a prediction: the flags' defaults, changed by name."""
-  return console.options(FLAGS, **changes)
+FLAGS = console.Flags()
+FLAGS.share(mnist_train.FLAGS, 'model_dir')
 
 
 @contextlib.contextmanager
@@ -43,8 +37,7 @@ def open_model(model_dir):
     UserError: if there is no whole checkpoint.
   """
   with tf.Graph().as_default(), tf.Session() as sess:
-    graph = mnist_eval.build_evaluation_graph()
-    mnist_eval.restore_model(sess, graph, model_dir)
+    graph, labels, _ = mnist_eval.restore_model(sess, model_dir)
 
     def predict(digits):
       logits = mnist_eval.predict_logits(sess, graph, digits).astype(np.float64)

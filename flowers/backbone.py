@@ -1,5 +1,6 @@
 """The pre-trained Inception-v3, or the model of an earlier run: found, fetched and restored."""
 import os
+from collections.abc import Sequence
 
 from support import checkpoints, console, files
 from support.quiet_tensorflow import tf
@@ -8,17 +9,12 @@ CKPT_NAME = 'inception_v3.ckpt'  # Google's, in the archive below
 CKPT_URL = 'http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz'
 
 
-def fetch_checkpoint(ckpt_file, variables):
-  """Download Google's checkpoint, which has no published digest, and check its variables.
-
-  Raises:
-    UserError: if it cannot be had or is not of this network.
-  """
+def fetch_checkpoint(ckpt_file: str, variables: Sequence[tf.Variable]) -> None:
+  """Download Google's checkpoint, which has no published digest, and check its variables."""
   advice = ('fetch it elsewhere and unpack it, so that inception_v3.ckpt is at '
             f'--ckpt_file={ckpt_file}')
-  with files.download(CKPT_URL, os.path.dirname(ckpt_file) or '.', advice) as archive_path:
-    folder = os.path.dirname(archive_path)
-    files.unpack(archive_path, folder)
+  with files.temporary_folder(ckpt_file) as folder:
+    files.unpack(files.download(CKPT_URL, folder, advice), folder)
     unpacked = os.path.join(folder, CKPT_NAME)
     shapes = checkpoints.read_shapes(unpacked)
     for variable in variables:
@@ -28,7 +24,7 @@ def fetch_checkpoint(ckpt_file, variables):
     os.replace(unpacked, ckpt_file)
 
 
-def _in_folder(folder, model_name):
+def _in_folder(folder: str, model_name: str) -> str:
   """Return the one checkpoint in a folder, or the newest one of an earlier fine-tuning."""
   tuned = checkpoints.list_checkpoints(folder, model_name)
   if tuned:
@@ -41,15 +37,12 @@ def _in_folder(folder, model_name):
   return os.path.join(folder, names[0])
 
 
-def find_checkpoint(ckpt_file, model_name):
+def find_checkpoint(ckpt_file: str, model_name: str) -> str | None:
   """Return the path that names a checkpoint for TensorFlow, or None if there is none.
 
   Args:
-    ckpt_file: the checkpoint, one of its files, or a folder with one.
+    ckpt_file: the checkpoint, one of its files, or a folder with one; with several, UserError.
     model_name: what checkpoints of earlier fine-tuning are called, before their step.
-
-  Raises:
-    UserError: if there is something else.
   """
   for suffix in checkpoints.SUFFIXES:
     ckpt_file = ckpt_file.removesuffix(suffix)
@@ -59,15 +52,12 @@ def find_checkpoint(ckpt_file, model_name):
   return ckpt_file if os.path.exists(ckpt_file + '.index') or os.path.exists(ckpt_file) else None
 
 
-def get_checkpoint(ckpt_file, variables, model_name):
+def get_checkpoint(ckpt_file: str, variables: Sequence[tf.Variable], model_name: str) -> str:
   """Return the path of the pre-trained checkpoint; download Google's if that is what is missing.
 
   Args:
-    ckpt_file, model_name: as for `find_checkpoint`.
+    ckpt_file, model_name: as for `find_checkpoint`; UserError if it is not a checkpoint.
     variables: those that Google's must hold.
-
-  Raises:
-    UserError: if there is none, or it is not a checkpoint.
   """
   path = find_checkpoint(ckpt_file, model_name)
   needed = (f'give inception_v3.ckpt, unpacked from {CKPT_URL}, or the flower.ckpt-STEP of an '
@@ -85,27 +75,15 @@ def get_checkpoint(ckpt_file, variables, model_name):
   return path
 
 
-def get_pre_trained(variables, options, model_name):
-  """Return what `get_checkpoint` returns; None if it is gone, and a resumed run needs none.
-
-  Args:
-    variables, model_name: as for `get_checkpoint`.
-    options: of flower_finetune.py.
-  """
-  goes_on = checkpoints.list_checkpoints(options.model_dir, model_name)
-  if goes_on and find_checkpoint(options.ckpt_file, model_name) is None:
-    return None
-  return get_checkpoint(options.ckpt_file, variables, model_name)
-
-
-def checkpoint_digest(path):
-  """Return a digest that tells a checkpoint from others."""
+def checkpoint_digest(path: str) -> str:
+  """Return a digest that differs for another checkpoint."""
   # An index holds a checksum of each variable, and so stands for all of them.
   with open(path + '.index' if os.path.exists(path + '.index') else path, 'rb') as file:
-    return files.digest(iter(lambda: file.read(1 << 20), b''))
+    return files.digest(iter(lambda: file.read(files.CHUNK_BYTES), b''))
 
 
-def load_tuned_variables(sess, ckpt_path, variables):
+def load_tuned_variables(sess: tf.Session, ckpt_path: str, variables: Sequence[tf.Variable]
+                         ) -> None:
   """Restore variables from the pre-trained checkpoint, and say which it does not have.
 
   All others of the graph get their initial values.
@@ -114,7 +92,7 @@ def load_tuned_variables(sess, ckpt_path, variables):
     UserError: if the checkpoint is damaged, has none of the variables, or has one of another
       shape.
   """
-  print(console.printable('Loading tuned variables from %s' % ckpt_path))
+  console.report('Loading tuned variables from %s' % ckpt_path)
   shapes = checkpoints.read_shapes(ckpt_path)
   found = [variable for variable in variables if variable.op.name in shapes]
   for variable in found:
@@ -131,7 +109,8 @@ def load_tuned_variables(sess, ckpt_path, variables):
   sess.run(tf.variables_initializer([variable for variable in tf.global_variables()
                                      if variable not in found]))
   if found:
-    checkpoints.restore_values(sess, tf.train.Saver(found), ckpt_path)
+    checkpoints.restore(sess, tf.train.Saver(found), {
+        variable.op.name: variable for variable in found}, ckpt_path)
   print(f'{len(found)} of {len(variables)} variables restored.')
   for variable in variables:
     if variable.op.name not in shapes:

@@ -1,83 +1,43 @@
-"""Checkpoints: find, restore, resume, save and sweep; one trainer a folder.
+"""Checkpoints: found, restored, saved and resumed from; one trainer a folder.
 
-The disk decides which checkpoints there are. The `checkpoint` state file, which TensorFlow's own
-functions read, only tells which of them this room wrote, and so may delete.
+What lies on the disk decides which checkpoints there are. The `checkpoint` state file is written,
+because TensorFlow's own functions read it, but not read here: it may be of another machine.
 """
-import contextlib
 import json
 import os
 import re
-import secrets
-import tempfile
-import time
 
 import filelock
+import numpy as np
 
 from support import files
-from support.console import UserError, describe, printable, warn
-from support.quiet_tensorflow import FILE_ERRORS, raised_errors_held_back, tf
+from support.console import UserError, describe, report, warn
+from support.quiet_tensorflow import FILE_ERRORS, tf
 
-STATE_FILE = 'checkpoint'  # TensorFlow's name for it
 MODEL_FILE = 'model.json'  # what the checkpoints of a folder are of
-DATA_SUFFIX = '.data-00000-of-00001'
-SUFFIXES = ('.index', DATA_SUFFIX, '.meta')  # the index goes last in saving, first in deleting
+SUFFIXES = ('.index', '.data-00000-of-00001', '.meta')  # of the files of a checkpoint
 
-# A reader beside a trainer that deletes checkpoints as fast as it writes them looks again so long.
-SECONDS_TO_LOOK_AGAIN = 60
+# What TensorFlow's reader raises of a damaged file.
+_READ_ERRORS = (ValueError, IndexError, tf.errors.OpError)
 
 
 class DamagedCheckpoint(UserError):
-  """A checkpoint whose files are missing or cut short; another one may be whole."""
+  """A checkpoint that cannot be used; another one may be intact."""
 
 
-# -- Paths -------------------------------------------------------------------------------
+# -- Finding -----------------------------------------------------------------------------
 
 
-def _is_plain(path):
-  """Return whether TensorFlow takes path for a name: no pattern, and text."""
+def step_of(checkpoint_path: str) -> int:
+  """Return the training steps done: those that a checkpoint holds, or else those in its name."""
   try:
-    if path.encode() != os.fsencode(path):  # it takes all names for UTF-8
-      return False
-  except UnicodeEncodeError:  # a name outside the locale's encoding
-    return False
-  return not set('*?[' if os.name == 'nt' else '*?[\\') & set(path)
+    return int(tf.train.load_checkpoint(checkpoint_path).get_tensor('global_step'))
+  except _READ_ERRORS:
+    return int(checkpoint_path.rsplit('-', 1)[-1])
 
 
-@contextlib.contextmanager
-def literal(prefix):
-  """Give a name for the files and folders that begin with prefix which is not a pattern.
-
-  TensorFlow writes to a path as it stands but looks for it as for a pattern: what it writes
-  into `run[1]` it does not find again, and what it deletes there it deletes in `run1`. So it is
-  shown such files through symbolic links in a temporary folder.
-
-  Args:
-    prefix: str, a folder, or a checkpoint without its endings.
-  """
-  if _is_plain(prefix):
-    yield prefix
-    return
-  folder, name = os.path.split(os.path.abspath(prefix))
-  try:
-    with tempfile.TemporaryDirectory() as links:
-      if not _is_plain(links):
-        raise OSError(0, 'the temporary folder has such a name itself')
-      for entry in os.listdir(folder):
-        if entry == name or entry.startswith(name + '.'):
-          os.symlink(os.path.join(folder, entry), os.path.join(links, 'link' + entry[len(name):]))
-      yield os.path.join(links, 'link')
-  except OSError as error:
-    raise UserError(f'{prefix}: TensorFlow takes this name for a pattern, and it cannot be shown '
-                    f'under another one ({describe(error)}): rename it') from None
-
-
-def step_of(checkpoint_path):
-  """Return the training step, an int, at the end of a checkpoint's name."""
-  return int(checkpoint_path.rsplit('-', 1)[-1])
-
-
-def list_checkpoints(model_dir, model_name):
-  """Return the paths of the folder's checkpoints, oldest step first: those with an index file."""
+def list_checkpoints(model_dir: str, model_name: str) -> list[str]:
+  """Return the paths of a folder's checkpoints, oldest step first: those with an index file."""
   try:
     entries = os.listdir(model_dir)
   except (FileNotFoundError, NotADirectoryError):
@@ -87,8 +47,8 @@ def list_checkpoints(model_dir, model_name):
   return sorted((os.path.join(model_dir, name) for name in names), key=step_of)
 
 
-def identity(checkpoint_path):
-  """Return what tells a checkpoint from an earlier one of the same path; None if it is gone."""
+def identity(checkpoint_path: str) -> object:
+  """Return what differs for a later checkpoint of the same path; None if it is gone."""
   try:
     status = os.stat(checkpoint_path + '.index')
   except OSError:
@@ -96,55 +56,24 @@ def identity(checkpoint_path):
   return checkpoint_path, status.st_ino, status.st_mtime_ns
 
 
-# -- Reading -----------------------------------------------------------------------------
+# -- Restoring ---------------------------------------------------------------------------
 
 
-def read_shapes(checkpoint_path):
-  """Return {variable name: shape as a list} of a checkpoint.
-
-  Raises:
-    DamagedCheckpoint: if its files are missing, cut short or not a checkpoint.
-  """
+def read_shapes(checkpoint_path: str) -> dict[str, list[int]]:
+  """Return the shapes of a checkpoint's variables, by name; raise DamagedCheckpoint."""
   try:
-    with literal(checkpoint_path) as path, raised_errors_held_back():
-      return tf.train.load_checkpoint(path).get_variable_to_shape_map()
-  except (ValueError, IndexError, tf.errors.OpError) as error:  # whatever a damaged index leads to
+    return tf.train.load_checkpoint(checkpoint_path).get_variable_to_shape_map()
+  except _READ_ERRORS as error:
     raise DamagedCheckpoint(
         f'{checkpoint_path} is not a whole checkpoint ({describe(error)})') from None
 
 
-def _raise_if_of_a_server(error, sess):
-  """Raise an error that comes from the loss of a cluster's server, not from a file."""
-  if isinstance(error, tf.errors.UnavailableError) and sess.sess_str:  # the address of a cluster
-    raise error
-
-
-def restore_values(sess, saver, checkpoint_path):
-  """Restore what a saver saves, unchecked.
+def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
+            checkpoint_path: str) -> None:
+  """Restore variables, given by their names in the checkpoint, with the saver of them.
 
   Raises:
-    DamagedCheckpoint: if the checkpoint's files are missing or cut short.
-  """
-  try:
-    with literal(checkpoint_path) as path, raised_errors_held_back():
-      saver.restore(sess, path)
-  except tf.errors.InvalidArgumentError:  # where shapes have been compared, that leaves the types
-    raise UserError(f'{checkpoint_path} is of another network: its variables have other types'
-                    ) from None
-  except (ValueError, *FILE_ERRORS) as error:
-    _raise_if_of_a_server(error, sess)
-    raise DamagedCheckpoint(f'{checkpoint_path} is damaged ({describe(error)})') from None
-
-
-def restore_checkpoint(sess, saver, variables, checkpoint_path):
-  """Restore all variables from a checkpoint.
-
-  Args:
-    saver: the tf.train.Saver of the variables.
-    variables: {name in the checkpoint: variable}.
-
-  Raises:
-    DamagedCheckpoint: if its files are missing or cut short.
+    DamagedCheckpoint: if its files are missing or cut short, or a number in it is not finite.
     UserError: if it is whole but of another network.
   """
   shapes = read_shapes(checkpoint_path)
@@ -155,140 +84,127 @@ def restore_checkpoint(sess, saver, variables, checkpoint_path):
       raise UserError(f'{checkpoint_path} is of another network or other flags: {name} {found}, '
                       f'expected {expected}; choose another --model_dir, or the flags it was made '
                       'with')
-  restore_values(sess, saver, checkpoint_path)
-
-
-def restore_or_skip(sess, saver, variables, checkpoint_path):
-  """Restore a checkpoint and return True; say that it is damaged and return False.
-
-  Args:
-    saver, variables: as for `restore_checkpoint`.
-  """
   try:
-    restore_checkpoint(sess, saver, variables, checkpoint_path)
-    return True
-  except DamagedCheckpoint as error:
-    warn(f'{error}: skipped')
-    return False
+    reader = tf.train.load_checkpoint(checkpoint_path)
+    spoiled = [name for name in variables if not np.isfinite(reader.get_tensor(name)).all()]
+  except _READ_ERRORS as error:
+    raise DamagedCheckpoint(f'{checkpoint_path} is damaged or not yet whole ({describe(error)})'
+                            ) from None
+  if spoiled:
+    raise DamagedCheckpoint(f'{checkpoint_path} holds numbers that are not finite, in {spoiled[0]}')
+  try:
+    saver.restore(sess, checkpoint_path)
+  except (ValueError, *FILE_ERRORS) as error:  # a trainer has deleted it meanwhile
+    raise DamagedCheckpoint(f'{checkpoint_path} has gone ({describe(error)})') from None
 
 
-def restore_newest(sess, saver, variables, model_dir, model_name):
-  """Restore the newest whole checkpoint of a folder, and say which damaged ones were passed over.
-
-  Args:
-    saver, variables: as for `restore_checkpoint`.
+def restore_newest(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
+                   model_dir: str, model_name: str) -> str | None:
+  """Restore the newest checkpoint that can be used, as `restore` does; return its path.
 
   Returns:
-    The path restored, or None if there are no checkpoints.
+    None if there are no checkpoints.
 
   Raises:
-    UserError: if there are checkpoints and none of them is whole, or one is of another network.
+    UserError: if there are checkpoints and none can be used, or one is of another network.
   """
-  damaged, deadline = set(), time.monotonic() + SECONDS_TO_LOOK_AGAIN
-  while True:
-    paths = list_checkpoints(model_dir, model_name)
-    candidates = [path for path in paths if path not in damaged]
-    if not candidates:
-      break
-    path = candidates[-1]
+  damaged: set[str] = set()
+  # Listed again each time: a trainer beside may delete one and write the next while it is read.
+  while paths := [path for path in list_checkpoints(model_dir, model_name) if path not in damaged]:
     try:
-      restore_checkpoint(sess, saver, variables, path)
-      return path
+      restore(sess, saver, variables, paths[-1])
+      return paths[-1]
     except DamagedCheckpoint as error:
-      # Where the index is gone, a trainer has deleted the checkpoint and written another one.
-      if os.path.exists(path + '.index') or time.monotonic() > deadline:
+      damaged.add(paths[-1])
+      if os.path.exists(paths[-1] + '.index'):
         warn(f'{error}: skipped')
-        damaged.add(path)
   if damaged:
-    raise UserError(f'none of the {len(damaged)} checkpoints in {model_dir} is whole: '
-                    'move that folder away to start from step 1')
+    raise UserError(f'none of the {len(damaged)} checkpoints in --model_dir={model_dir} can be '
+                    'used: fetch the missing or damaged files again, or give another --model_dir')
   return None
+
+
+def restore_model(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
+                  model_dir: str, model_name: str) -> str:
+  """Restore as `restore_newest`; raise UserError if there is no checkpoint."""
+  path = restore_newest(sess, saver, variables, model_dir, model_name)
+  if path is None:
+    raise UserError(f'--model_dir={model_dir} holds no checkpoint {model_name}-STEP: train first, '
+                    'or name the folder of the training')
+  return path
 
 
 # -- One trainer a folder ----------------------------------------------------------------
 
 
 class ModelFolder:
-  """A model folder that one trainer holds, from entering this context to leaving it.
+  """A model folder that one trainer holds, from entering this context to leaving it."""
 
-  The lock of a dead process does not count.
-  """
-
-  def __init__(self, model_dir, model_name):
+  def __init__(self, model_dir: str, model_name: str):
     self.path = model_dir
     self.model_name = model_name
-    self._holder_path = os.path.join(model_dir, 'train.pid')
-    self._holder = f'{os.getpid()} {secrets.token_hex(8)}\n'
+    self._lock_path = os.path.join(model_dir, 'train.lock')
 
-  def __enter__(self):
-    """Make the folder and hold it.
+  def __enter__(self) -> 'ModelFolder':
+    """Make the folder, hold it, and remove what a killed trainer was writing.
 
     Raises:
-      UserError: if it cannot be made or written, another process holds it, or it holds another
-        model.
+      UserError: if it cannot be written, another process holds it, or it holds another model.
     """
     try:
       os.makedirs(self.path, exist_ok=True)
-      self._lock = filelock.FileLock(os.path.join(self.path, 'train.lock'))
+      self._lock = filelock.FileLock(self._lock_path)
       self._lock.acquire(timeout=0)
+      self._lock_status = os.stat(self._lock_path)
     except filelock.Timeout:
-      raise UserError(f'--model_dir={self.path}: {self._other_holder()} is training in this '
-                      'folder; wait for its end, or choose another folder') from None
+      raise UserError(f'--model_dir={self.path}: another process is training in this folder; wait '
+                      'for its end, or choose another folder') from None
     except OSError as error:
       raise UserError(f'--model_dir={self.path} cannot be made or written ({error.strerror}): '
                       'give another folder') from None
     try:
-      self._refuse_other_models()
-      with files.replace_file(self._holder_path) as temporary_path:
-        with open(temporary_path, 'w') as file:
-          file.write(self._holder)
+      self._sweep()
     except BaseException:
       self._lock.release()
       raise
     return self
 
-  def __exit__(self, *exception):
-    if self._is_held():
-      files.remove(self._holder_path)
+  def __exit__(self, *exception: object) -> None:
     self._lock.release()
 
-  def _other_holder(self):
-    try:
-      with open(self._holder_path) as file:
-        return f'process {file.read().split()[0]}'
-    except (OSError, IndexError):
-      return 'another process'
+  def _sweep(self) -> None:
+    # TensorFlow gives a file that it is writing another ending, and deletes the index of its
+    # oldest checkpoint first. Two models in one folder would share one state file.
+    found = [match for match in map(re.compile(
+        r'(.+)-(\d+)\.(index|meta|data-\d+-of-\d+)(\.tempstate\d+)?').fullmatch,
+        sorted(os.listdir(self.path))) if match]
+    steps = []
+    for name, step, kind, is_unfinished in (match.groups() for match in found):
+      if kind == 'index' and not is_unfinished:
+        steps.append(int(step))
+        if name != self.model_name:
+          raise UserError(f'--model_dir={self.path} holds checkpoints of another model, '
+                          f'{name}-{step}: choose another folder')
+    for match in found:
+      if match[1] == self.model_name and (match[4] or steps and int(match[2]) < min(steps)):
+        files.remove(os.path.join(self.path, match[0]))
 
-  def _refuse_other_models(self):
-    """Two models in one folder would share one state file, and mix their summaries."""
-    for entry in sorted(os.listdir(self.path)):
-      match = re.fullmatch(r'(.+)-\d+\.index', entry)
-      if match and match.group(1) != self.model_name:
-        raise UserError(f'--model_dir={self.path} holds checkpoints of another model, '
-                        f'{entry[:-len(".index")]}: choose another folder')
-
-  def _is_held(self):
-    try:
-      with open(self._holder_path) as file:
-        return file.read() == self._holder
-    except OSError:
-      return False
-
-  def require_held(self):
+  def require_held(self) -> None:
     """Raise UserError if the folder was deleted, or made again by somebody else, meanwhile."""
-    if not self._is_held():
+    try:
+      is_held = os.path.samestat(os.stat(self._lock_path), self._lock_status)
+    except OSError:
+      is_held = False
+    if not is_held:
       raise UserError(f'--model_dir={self.path} is no longer the folder in which this training '
                       'began: nothing more is saved there; run again')
 
-  def check_model(self, model, options):
+  def check_model(self, model: dict, options: dict) -> None:
     """Compare what is trained with what the folder's checkpoints are of, and keep it beside them.
 
     Args:
-      model: dict for JSON; going on with another value of one of these would spoil the model.
-      options: dict for JSON; another value of these is told in a line and taken.
-
-    Raises:
-      UserError: if the folder's checkpoints are of another model.
+      model: for JSON; another value of one of these would spoil the model: UserError.
+      options: for JSON; another value of one of these is printed and taken.
     """
     path = os.path.join(self.path, MODEL_FILE)
     stored = {}  # what this run does not know of the model stays as it is
@@ -298,72 +214,55 @@ class ModelFolder:
       for name, value in json.loads(json.dumps(model)).items():
         if name in stored and stored[name] != value:
           raise UserError(f'--model_dir={self.path} holds checkpoints with {name} '
-                          f'{_shown(stored[name])}, not {_shown(value)}: choose another folder')
-      earlier = stored.get('options')
+                          f'{_shorten(stored[name])}, not {_shorten(value)}: choose another folder')
       for name, value in options.items():
-        if isinstance(earlier, dict) and name in earlier and earlier[name] != value:
-          print(printable(f'Going on with {name} {value}, after {earlier[name]} before.'))
+        earlier = stored.get('options', {}).get(name, value)
+        if earlier != value:
+          report(f'Going on with {name} {value}, after {earlier} before.')
     files.write_json(path, {**stored, **model, 'options': options})
 
 
-def _shown(value):
-  """Return a value of model.json, shortened to be read in a message."""
+def _shorten(value: object) -> str:
+  """Return a value of model.json as text that fits into a message."""
   text = json.dumps(value, ensure_ascii=False)
   return text if len(text) <= 60 else text[:57] + '...'
+
+
+def read_model(model_dir: str) -> dict:
+  """Return what `ModelFolder.check_model` kept of a folder's model; empty if there is nothing."""
+  path = os.path.join(model_dir, MODEL_FILE)
+  if not os.path.exists(path):
+    return {}
+  return files.read_json(path, 'fetch it again, or train into a new --model_dir')
 
 
 # -- Saving ------------------------------------------------------------------------------
 
 
-class Saver:
+class Saver(tf.train.Saver):
   """Saves all variables of the default graph into a held folder, and resumes from it.
 
-  A checkpoint appears whole: it is written in a temporary folder and its index, by which it is
-  found, is moved last.
+  TensorFlow moves the index of a checkpoint, by which it is found, last into its place.
   """
 
-  def __init__(self, folder, max_to_keep, advice):
-    """Add what saving needs to the graph.
-
-    Args:
-      folder: ModelFolder.
-      max_to_keep: int, how many of the newest checkpoints to keep, of those written here.
-      advice: str, what to do when the weights are not finite.
-    """
+  def __init__(self, folder: ModelFolder, max_to_keep: int, advice: str):
+    """Add what saving needs to the graph; advice is for weights that are not finite."""
+    super().__init__(max_to_keep=max_to_keep, save_relative_paths=True)
     self._folder = folder
-    self._max_to_keep = max_to_keep
     self._advice = advice
-    self._kept = []  # names of checkpoints of this folder's trainers, oldest first
-    variables = tf.global_variables()
-    self._variables = {variable.op.name: variable for variable in variables}
-    # No max_to_keep: TensorFlow's own deletion takes the names for patterns.
-    self._saver = tf.train.Saver(variables, max_to_keep=None)
     self._weights_finite = tf.reduce_all([
         tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()])
-    self._meta_graph = None
 
-  def resume(self, sess):
-    """Restore the newest whole checkpoint; sweep what a killed trainer left half-written.
-
-    Returns:
-      The path restored, or None in a folder without checkpoints.
-
-    Raises:
-      UserError: as for `restore_newest`.
-    """
+  def resume(self, sess: tf.Session) -> str | None:
+    """Restore as `restore_newest`, and count the folder's checkpoints for max_to_keep."""
     folder = self._folder
-    files.sweep(folder.path, folder.model_name)
-    path = restore_newest(sess, self._saver, self._variables, folder.path, folder.model_name)
-    on_disk = {os.path.basename(path) for path in list_checkpoints(folder.path, folder.model_name)}
-    for name in self._read_state():
-      if name in on_disk:
-        self._kept.append(name)
-      else:  # its deletion or its saving was cut short
-        self._delete(name)
+    variables = {variable.op.name: variable for variable in tf.global_variables()}
+    path = restore_newest(sess, self, variables, folder.path, folder.model_name)
+    self.recover_last_checkpoints(list_checkpoints(folder.path, folder.model_name))
     return path
 
-  def save(self, sess, step):
-    """Write the checkpoint of a step, delete what is beyond max_to_keep, and return its path.
+  def save(self, sess: tf.Session, save_path: str, global_step: int, **kwargs) -> str:
+    """Write the checkpoint of a step, delete the oldest beyond max_to_keep, and return its path.
 
     Raises:
       UserError: if a weight is not finite, the checkpoint cannot be written, or the folder is no
@@ -371,64 +270,17 @@ class Saver:
     """
     self._folder.require_held()
     if not sess.run(self._weights_finite):
-      raise UserError(f'not all weights are finite at step {step}, which is not saved: '
+      raise UserError(f'not all weights are finite at step {global_step}, which is not saved: '
                       f'{self._advice}')
-    name = f'{self._folder.model_name}-{step}'
     try:
-      with files.temporary_folder(self._folder.path, self._folder.model_name) as temporary_dir:
-        self._write(sess, temporary_dir, name)
-        # Named in the state file before it is there, so that whatever is there and not named
-        # in it was put there by somebody else, and is never deleted.
-        newest = self._kept[-1:]
-        self._kept = [kept for kept in self._kept if kept != name] + [name]
-        self._write_state(newest)
-        self._delete(name)  # a damaged one of this step, perhaps
-        for suffix in reversed(SUFFIXES):
-          os.replace(os.path.join(temporary_dir, name + suffix),
-                     os.path.join(self._folder.path, name + suffix))
-      self._write_state([name])
-      self._delete_oldest(name)
+      return super().save(sess, save_path, global_step, **kwargs)
     except (ValueError, OSError, *FILE_ERRORS) as error:
-      _raise_if_of_a_server(error, sess)
-      raise UserError(f'cannot save step {step} in --model_dir={self._folder.path} '
+      raise UserError(f'cannot save step {global_step} in --model_dir={self._folder.path} '
                       f'({describe(error)}): make room or give write permission, then run again '
                       'to go on from the checkpoint before') from None
-    return os.path.join(self._folder.path, name)
 
-  def _write(self, sess, temporary_dir, name):
-    """Write the three files of a checkpoint."""
-    with literal(temporary_dir) as path, raised_errors_held_back():
-      self._saver.save(sess, os.path.join(path, name), write_meta_graph=False, write_state=False)
-    if self._meta_graph is None:  # the graph stays the same, and takes a second of Inception's
-      self._meta_graph = self._saver.export_meta_graph().SerializeToString()
-    with open(os.path.join(temporary_dir, name + '.meta'), 'wb') as file:
-      file.write(self._meta_graph)
 
-  def _delete_oldest(self, newest):
-    for name in self._kept[:-self._max_to_keep]:
-      self._delete(name)
-    if len(self._kept) > self._max_to_keep:
-      self._kept = self._kept[-self._max_to_keep:]
-      self._write_state([newest])
-
-  def _delete(self, name):
-    for suffix in SUFFIXES:
-      files.remove(os.path.join(self._folder.path, name + suffix))
-
-  def _write_state(self, newest):
-    """Write the state file in TensorFlow's format, with names relative to the folder."""
-    lines = [f'model_checkpoint_path: "{name}"\n' for name in newest]
-    lines += [f'all_model_checkpoint_paths: "{name}"\n' for name in self._kept]
-    with files.replace_file(os.path.join(self._folder.path, STATE_FILE)) as temporary_path:
-      with open(temporary_path, 'w') as file:
-        file.writelines(lines)
-
-  def _read_state(self):
-    """Return the names in the state file, as far as it is one of ours."""
-    try:
-      with open(os.path.join(self._folder.path, STATE_FILE), encoding='utf-8') as file:
-        state = file.read()
-    except (OSError, ValueError):
-      return []
-    name = re.compile(rf'all_model_checkpoint_paths: "({re.escape(self._folder.model_name)}-\d+)"')
-    return sorted(set(name.findall(state)), key=step_of)
+def report_saved(path: str, signal_name: str | None = None) -> None:
+  """Print where a training has left its last checkpoint, and the signal that stopped it."""
+  stopped = f'Stopped by {signal_name}; run again to go on. ' if signal_name else ''
+  report(f'{stopped}Saved {path}')

@@ -1,17 +1,20 @@
-"""The console: one-line errors, flags, exit statuses and stop signals; no TensorFlow.
+"""The console: flags, one-line errors, exit statuses and stop signals; no TensorFlow.
 
-A script ends with `console.run(main, FLAGS)`, where FLAGS is a `flags.FlagValues()` of its own:
-two scripts in one notebook kernel do not share flags, and a script may be run twice.
+A script ends with `console.run(main, FLAGS)`, where FLAGS is a `console.Flags()` of its own: two
+scripts in one notebook kernel do not share flags, and a script may be run twice.
 """
 import contextlib
 import copy
+import functools
+import gc
 import os
 import re
 import signal
 import sys
 import threading
-import traceback
 import types
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import flags
 
@@ -22,11 +25,15 @@ SUCCESS, FAILURE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
                      if hasattr(signal, name))
 
+# TensorFlow takes a path with one of these for a pattern: what it writes into `run[1]` it does not
+# find again, and what it deletes there it deletes in `run1`.
+PATTERN_CHARACTERS = '*?[' if os.name == 'nt' else '*?[\\'
+
 
 class UserError(Exception):
   """A failure that its user can fix, in one line: what, the value found, what to do."""
 
-  def __init__(self, message, status=FAILURE):
+  def __init__(self, message: str, status: int = FAILURE):
     super().__init__(message)
     self.status = status  # the script's exit status
 
@@ -34,28 +41,33 @@ class UserError(Exception):
 # --help shows flags under the module that asked for them, not under this one.
 flags.disclaim_key_flags()
 
-# Other exceptions that end in one line: {class: function that describes one}. A room that calls
+# Other exceptions that end in one line, each with the function that describes it. A room that calls
 # a library with errors of its own adds to it.
-one_line_errors = {}
+one_line_errors: dict[type[Exception], Callable[[Any], str]] = {}
 
 
 # -- Messages ----------------------------------------------------------------------------
 
 
-def printable(text):
+def printable(text: object) -> str:
   """Return text on one line: control characters and undecodable bytes become escapes."""
   return ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode()
                  for c in str(text))
 
 
-def warn(message):
+def report(text: object) -> None:
+  """Print one line, whatever the names in it hold, on standard output."""
+  print(printable(text))
+
+
+def warn(message: object) -> None:
   """Print one line on standard error, or nowhere if that takes nothing any more."""
   script = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else 'python'
   with contextlib.suppress(OSError):
     print(f'{script}: {printable(message)}', file=sys.stderr, flush=True)
 
 
-def describe(error):
+def describe(error: Exception) -> str:
   """Return a one-line description of an exception."""
   if isinstance(error, OSError) and error.strerror:
     places = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
@@ -69,61 +81,82 @@ def describe(error):
 # -- Flags -------------------------------------------------------------------------------
 
 
+def _define(flag_values: 'Flags', define: Callable, *args: object, **kwargs: object) -> None:
+  define(*args, flag_values=flag_values, **kwargs)
+
+
 class _PathParser(flags.ArgumentParser):
   """Parses the name of a local file or folder."""
   syntactic_help = 'the name of a local file or folder'
 
-  def parse(self, argument):
+  def __init__(self, for_tensorflow: bool):
+    self._for_tensorflow = for_tensorflow
+
+  def parse(self, argument: str) -> str:
     path = os.path.expanduser(argument)
-    if not path or '\0' in path:
+    if not path:
       raise ValueError('is not a name')
     # TensorFlow would take it to a file system that is not there, or to one in memory.
     if re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', path):
       raise ValueError('names a remote place')
+    if self._for_tensorflow and set(PATTERN_CHARACTERS) & set(path):
+      raise ValueError(f'has one of the characters {PATTERN_CHARACTERS}, which TensorFlow takes '
+                       'for a pattern: choose a name without')
+    if '..' in path.split(os.sep):
+      # The system follows a link before it goes up; TensorFlow shortens `link/../name` as text.
+      resolved = os.path.realpath(path)
+      path = resolved if os.path.isabs(path) else os.path.relpath(resolved)
     return path
 
 
-def DEFINE_path(name, default, help, flag_values):
-  """Define a flag for a local file or folder; `~` is the home folder."""
-  flags.DEFINE(_PathParser(), name, default, help, flag_values, flags.ArgumentSerializer())
+class Flags(flags.FlagValues):
+  """The flags of a script, and what they are for its functions: options.
 
-
-def share_flags(flag_values, other, *names):
-  """Define in flag_values the flags of another script, some by name or all."""
-  for name in names or list(other):
-    flags.DEFINE_flag(copy.deepcopy(other[name]), flag_values)
-
-
-def options(flag_values, **changes):
-  """Return the flags' defaults, changed by name, as the attributes of one object.
-
-  Values are checked as on the command line.
-
-  Raises:
-    TypeError: if there is no flag of a name.
-    UserError: if a value is out of the flag's bounds.
+  A method DEFINE_integer and the like is absl's function of that name.
   """
-  values = {name: flag_values[name].default for name in flag_values}
-  for name, value in changes.items():
-    if name not in values:
-      raise TypeError(f'there is no option {name!r}: choose from {", ".join(sorted(values))}')
-    flag = flag_values[name]
-    try:
-      values[name] = None if value is None else flag.parser.parse(
-          os.fspath(value) if isinstance(value, os.PathLike) else value)
-    except (TypeError, ValueError) as error:
-      raise UserError(f'{name}={value!r}: {error}', WRONG_USAGE) from None
-    _require_finite(name, values[name])
-  return types.SimpleNamespace(**values)
+  DEFINE_bool = functools.partialmethod(_define, flags.DEFINE_bool)
+  DEFINE_enum = functools.partialmethod(_define, flags.DEFINE_enum)
+  DEFINE_float = functools.partialmethod(_define, flags.DEFINE_float)
+  DEFINE_integer = functools.partialmethod(_define, flags.DEFINE_integer)
+  DEFINE_string = functools.partialmethod(_define, flags.DEFINE_string)
+
+  def DEFINE_path(self, name: str, default: str, help: str, *, for_tensorflow: bool = False
+                  ) -> None:
+    """Define a flag for a local file or folder; `~` is the home folder.
+
+    Args:
+      for_tensorflow: whether TensorFlow itself opens it, which takes some names for patterns.
+    """
+    flags.DEFINE(_PathParser(for_tensorflow), name, default, help, self, flags.ArgumentSerializer())
+
+  def options(self, **changes: object) -> types.SimpleNamespace:
+    """Return the flags' defaults, changed by name and checked as on the command line.
+
+    Raises:
+      TypeError: if there is no flag of a name.
+      UserError: if a value is out of the flag's bounds.
+    """
+    values = {name: self[name].default for name in self}
+    for name, value in changes.items():
+      if name not in values:
+        raise TypeError(f'there is no option {name!r}: choose from {", ".join(sorted(values))}')
+      try:
+        values[name] = None if value is None else self[name].parser.parse(
+            os.fspath(value) if isinstance(value, os.PathLike) else value)
+      except (TypeError, ValueError) as error:
+        raise UserError(f'{name}={value!r}: {error}', WRONG_USAGE) from None
+    return types.SimpleNamespace(**values)
+
+  def share(self, other: flags.FlagValues, *names: str) -> None:
+    """Define the flags of another script here, some by name or all."""
+    for name in names or list(other):
+      flags.DEFINE_flag(copy.deepcopy(other[name]), self)
 
 
-def _require_finite(name, value):
-  # absl's bounds let nan pass, and TensorFlow computes in float32.
-  if isinstance(value, float) and not abs(value) <= 3.4e38:
-    raise UserError(f'--{name}={value:g}: give a finite number', WRONG_USAGE)
+Options = Flags | types.SimpleNamespace  # what functions take: flags that were parsed, or options
 
 
-def _advice(error, flag_values):
+def _advice(error: Exception, flag_values: Flags) -> str:
   """Return what the flag that an absl message names expects, or where to look it up."""
   named = re.match(r'flag --(?:no)?(\w+)', str(error))
   flag = flag_values[named.group(1)] if named and named.group(1) in flag_values else None
@@ -132,22 +165,19 @@ def _advice(error, flag_values):
   return f'give {flag.parser.syntactic_help or "another value"} ({flag.help.rstrip(".")})'
 
 
-def parse_flags(flag_values, argv):
+def parse_flags(flag_values: Flags, argv: list[str]) -> list[str]:
   """Parse the flags of argv strictly, and return argv without them.
 
   Raises:
     UserError: if a flag is unknown, or its value is not one.
   """
   try:
-    arguments = flag_values(argv)
-  except flags.Error as error:
+    return flag_values(argv)
+  except (flags.Error, ValueError) as error:  # absl's own, of `--nodropout=true`, is no flags.Error
     raise UserError(f'{error}: {_advice(error, flag_values)}', WRONG_USAGE) from None
-  for name in flag_values:
-    _require_finite(name, flag_values[name].value)
-  return arguments
 
 
-def refuse_arguments(argv):
+def refuse_arguments(argv: list[str]) -> None:
   """Raise UserError if argv holds anything but the script's name."""
   if len(argv) > 1:
     raise UserError(f'argument {argv[1]!r} is not understood: give flags as --name=value, '
@@ -157,11 +187,11 @@ def refuse_arguments(argv):
 # -- Start and end of a script -----------------------------------------------------------
 
 
-def _open_closed_streams():
-  """Open the null device where a standard stream was closed, as by `>&-` or in some cron jobs.
+def _prepare_streams() -> None:
+  """Let no line wait in a buffer or fail because of its characters.
 
-  Otherwise the next file to be opened would take its number, and what a library prints would
-  be written into that file.
+  Where a standard stream was closed, as by `>&-`, the next file to be opened would take its number,
+  and what a library prints would be written into that file: the null device takes it instead.
   """
   for number in range(3):
     try:
@@ -171,51 +201,24 @@ def _open_closed_streams():
   for name, number in (('stdout', 1), ('stderr', 2)):
     if getattr(sys, name) is None:
       setattr(sys, name, open(number, 'w', closefd=False))
+    if hasattr(getattr(sys, name), 'reconfigure'):  # else a notebook's, which is left alone
+      getattr(sys, name).reconfigure(line_buffering=True, errors='backslashreplace')
 
 
-def _is_script():
-  """Return whether this process runs a script of this folder, not a notebook or another program."""
-  path = os.path.abspath(getattr(sys.modules['__main__'], '__file__', None) or '')
-  root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-  return (os.path.dirname(path) == root and 'IPython' not in sys.modules
-          and re.fullmatch(r'(mnist|flower)_\w+\.py', os.path.basename(path)) is not None)
+def _is_started_as(main: Callable[[list[str]], int | None]) -> bool:
+  """Return whether this process was started as the script that main is in.
 
-
-def _let_interrupts_end_in_one_line():
-  """Let Ctrl-C end a script in one line, where an import has pages of traceback, until `run`."""
-  if (not _is_script() or threading.current_thread() is not threading.main_thread()
-      or signal.getsignal(signal.SIGINT) is not signal.default_int_handler):
-    return
-  standard_error = os.dup(2)  # what TensorFlow's import writes there is held back
-
-  def end(number, frame):
-    del number, frame
-    os.write(standard_error, b'%s: interrupted\n' % os.fsencode(os.path.basename(sys.argv[0])))
-    os._exit(INTERRUPTED)
-
-  signal.signal(signal.SIGINT, end)
-
-
-_open_closed_streams()
-_let_interrupts_end_in_one_line()
-
-
-def _print_each_line_at_once():
-  """Let no line wait in a buffer or fail by what it holds; a notebook's streams are left alone."""
-  for stream in (sys.stdout, sys.stderr):
-    if hasattr(stream, 'reconfigure'):
-      stream.reconfigure(line_buffering=True, errors='backslashreplace')
-
-
-def _arguments():
-  """Return sys.argv, but none of a notebook kernel's own, as in a cell with a script pasted in."""
-  if 'ipykernel' in sys.modules and os.path.basename(sys.argv[0]).startswith('ipykernel_launcher'):
-    return ['notebook']
-  return sys.argv
+  Otherwise, as in a notebook or console into which the script was pasted, the arguments are the
+  host's.
+  """
+  try:
+    return os.path.samefile(sys.argv[0], main.__code__.co_filename)
+  except OSError:
+    return False
 
 
 @contextlib.contextmanager
-def _stop_signals_raise():
+def _stop_signals_raise() -> Iterator[None]:
   """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, in this block."""
   handlers = {}
   if threading.current_thread() is threading.main_thread():
@@ -229,18 +232,22 @@ def _stop_signals_raise():
       signal.signal(number, handler)
 
 
-def _forget_quietly(interrupt):
-  """Let go of what was being made at an interrupt: half a tf.Session complains as it is deleted."""
-  hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+def _describe_failure(error: Exception) -> str:
+  """Return a line about an exception, which may be of a line that could not be printed."""
   try:
-    traceback.clear_frames(interrupt.__traceback__)
-  finally:
-    sys.unraisablehook = hook
+    sys.stdout.flush()  # what could not be written is still in its buffer, and fails again
+  except OSError as stream_error:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return f'standard output: {describe(stream_error)}'
+  return describe(error)
 
 
-def _main_status(main, flag_values):
+def _main_status(main: Callable[[list[str]], int | None], flag_values: Flags) -> int:
   """Return the exit status of main(argv); print the line that a failure ends in."""
-  argv = _arguments()
+  argv = sys.argv[:1]
+  if _is_started_as(main):
+    argv = sys.argv
+    gc.freeze()  # what was imported stays; a search for garbage in it at the end takes 0.4 s
   try:
     if {'--help', '-h', '-help', '--helpshort', '--helpfull'} & set(argv[1:]):
       print(f'{sys.modules["__main__"].__doc__}\nFlags:\n{flag_values.get_help()}')
@@ -248,13 +255,7 @@ def _main_status(main, flag_values):
     status = main(parse_flags(flag_values, argv))
     sys.stdout.flush()
     return status or SUCCESS
-  except KeyboardInterrupt as interrupt:
-    _forget_quietly(interrupt)
-    warn('interrupted')
-    return INTERRUPTED
-  except RuntimeError as error:  # Ctrl-C while TensorFlow made an error of its own
-    if 'KeyboardInterrupt' not in str(error):
-      raise
+  except KeyboardInterrupt:
     warn('interrupted')
     return INTERRUPTED
   except BrokenPipeError:  # as in `mnist_eval.py | head`
@@ -264,29 +265,23 @@ def _main_status(main, flag_values):
     warn(f'error: {error}')
     return error.status
   except (OSError, *one_line_errors) as error:
-    if isinstance(error, OSError) and error.filename is None:  # support.files names its own
-      warn(f'error: standard output: {describe(error)}')
-      os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in its buffer has nowhere to go
-    else:
-      warn(f'error: {describe(error)}')
+    warn(f'error: {_describe_failure(error)}')
     return FAILURE
 
 
-def run(main, flag_values):
+def run(main: Callable[[list[str]], int | None], flag_values: Flags) -> None:
   """Parse the flags of the command line, run main(argv), and exit with its status.
 
-  What a user can fix ends in one line on standard error: status 2 for wrong usage, 1 for
-  a failure of a file, 130 after a stop signal. Anything else is a mistake in the program and
-  keeps its traceback.
+  What a user can fix ends in one line on standard error: status 2 for wrong usage, 1 for a failure
+  of a file, 130 after a stop signal. Anything else is a mistake in the program and keeps its
+  traceback.
 
   Args:
-    main: function of the arguments left after the flags, argv[0] first; returns an exit
-      status, None for 0.
-    flag_values: the script's absl `FlagValues`.
+    main: function of the arguments left after the flags, argv[0] first; its None is status 0.
   """
   # Not tf.app.run: it lets unknown flags pass, prints several lines for a wrong one, and
   # looks for GPUs before main.
-  _print_each_line_at_once()
+  _prepare_streams()
   with _stop_signals_raise():
     status = _main_status(main, flag_values)
   if status:  # a notebook would show an exit with status 0 as a warning
@@ -297,27 +292,24 @@ class StopSignals:
   """Context in which the first stop signal asks a loop to end; a second ends the process.
 
   Outside the main thread, where Python handles no signals, nothing is ever received.
-
-  Attributes:
-    received: str, the signal's name, or None while there was none.
   """
 
-  def __init__(self):
-    self.received = None
-    self._handlers = {}
+  def __init__(self) -> None:
+    self.received: str | None = None  # the signal's name
+    self._handlers: dict[int, Any] = {}
 
-  def __enter__(self):
+  def __enter__(self) -> 'StopSignals':
     if threading.current_thread() is threading.main_thread():
       self._handlers = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS
                         if signal.getsignal(number) is not signal.SIG_IGN}
     return self
 
-  def _receive(self, number, frame):
+  def _receive(self, number: int, frame: object) -> None:
     del frame
     self.received = signal.Signals(number).name
     for each in self._handlers:
       signal.signal(each, signal.default_int_handler)
 
-  def __exit__(self, *exception):
+  def __exit__(self, *exception: object) -> None:
     for number, handler in self._handlers.items():
       signal.signal(number, handler)

@@ -1,60 +1,43 @@
-"""Files that appear whole, swept leftovers, downloads, digests and JSON; no TensorFlow.
+"""Files that appear whole, downloads, digests and JSON; no TensorFlow.
 
-What is being written has a name of this room's own, which says who writes it:
-`.NAME.HOST.PROCESS.TOKEN.tmp`. Such a file or folder is swept once its process is dead, and
-nothing else ever is.
+What is being written to NAME is `.NAME.tmp` beside it, and is renamed when it is whole. Whoever
+writes holds `.NAME.lock`, so that what a killed process left there is nobody's: it is replaced.
 """
 import contextlib
 import gzip
 import hashlib
 import json
+import logging
 import os
-import re
-import secrets
 import shutil
-import socket
 import stat
+import sys
 import tarfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator
 
-import psutil
-from tqdm import tqdm
+import filelock
 
-from support.console import UserError, describe
+from support.console import UserError, describe, report
 
 DOWNLOAD_TIMEOUT_SECS = 60  # without a byte; a download as a whole may take longer
-
-# This host, in 8 hexadecimal digits: process ids mean nothing on another one, and a folder may
-# be shared between hosts or containers.
-_HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+CHUNK_BYTES = 1 << 20  # read or received at a time
 
 
-# -- Temporary files and folders ---------------------------------------------------------
+# -- Writing -----------------------------------------------------------------------------
 
 
-def _is_running(process_id):
-  try:  # a killed process whose parent never asks for its status stays there, as in a container
-    return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
-  except psutil.NoSuchProcess:
-    return False
-  except psutil.AccessDenied:
-    return True
+def _beside(path: str, ending: str) -> str:
+  folder, name = os.path.split(path)
+  return os.path.join(folder, f'.{name}.{ending}')
 
 
-def _temporary_path(folder, name):
-  return os.path.join(folder, f'.{name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp')
+def temporary_path(path: str) -> str:
+  """Return where what will be at path, which is no link, is being written."""
+  return _beside(path, 'tmp')
 
 
-def sweep(folder, name):
-  """Remove the temporary files and folders for `name` that dead processes of this host left."""
-  ours = re.compile(rf'\.{re.escape(name)}\.{_HOST}\.(\d+)\.[0-9a-f]{{8}}\.tmp')
-  for entry in os.listdir(folder or '.'):
-    match = ours.fullmatch(entry)
-    if match and not _is_running(int(match.group(1))):
-      remove(os.path.join(folder, entry))
-
-
-def remove(path):
+def remove(path: str) -> None:
   """Remove a file or a folder with all it holds, as far as it is there and may be removed."""
   if os.path.isdir(path) and not os.path.islink(path):
     shutil.rmtree(path, ignore_errors=True)
@@ -64,76 +47,65 @@ def remove(path):
 
 
 @contextlib.contextmanager
-def replace_file(path):
-  """Give the path of a temporary file beside path; rename it to path if the block succeeds."""
-  folder, name = os.path.split(path)
-  temporary_path = _temporary_path(folder, name)
+def locked(path: str) -> Iterator[None]:
+  """Be the only process that writes to path; wait, and say so, while another one does."""
+  lock = filelock.FileLock(_beside(os.path.realpath(path), 'lock'))
   try:
-    sweep(folder, name)
-    with open(temporary_path, 'xb'):
+    lock.acquire(timeout=0)
+  except filelock.Timeout:
+    report(f'Waiting for another process that writes {path}.')
+    lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+@contextlib.contextmanager
+def replace_file(path: str, is_needed: Callable[[], bool] = lambda: False) -> Iterator[str]:
+  """Give the path of a temporary file beside path; rename it to path if the block succeeds.
+
+  Args:
+    is_needed: whether the temporary file stays where that fails, because of what the block did.
+  """
+  path = os.path.realpath(path)  # a link stays one
+  being_written = temporary_path(path)
+  try:
+    with open(being_written, 'wb'):  # fails here where the folder cannot be written
       pass
-    yield temporary_path
-    os.replace(temporary_path, path)
+    yield being_written
+    os.replace(being_written, path)
   except OSError as error:
-    if error.errno and error.filename in (None, folder or '.', temporary_path):
+    if error.errno and error.filename in (None, being_written):  # None: of a full disk
       raise OSError(error.errno, error.strerror, path) from None  # not the temporary name
     raise
   finally:
-    remove(temporary_path)
+    if not is_needed():
+      remove(being_written)
 
 
 @contextlib.contextmanager
-def failures_named(path):
-  """Let a failure of this block that names no file, as that of a bad disk, name path."""
-  try:
-    yield
-  except OSError as error:
-    if error.errno and error.filename is None:
-      error.filename = path
-    raise
+def temporary_folder(path: str) -> Iterator[str]:
+  """Give a new folder beside path, to be renamed or emptied by the block; it is removed afterwards.
 
-
-@contextlib.contextmanager
-def temporary_folder(folder, name):
-  """Give a new folder inside folder for the block, and remove it afterwards."""
-  sweep(folder, name)
-  path = _temporary_path(folder, name)
-  os.mkdir(path)
-  try:
-    yield path
-  finally:
-    remove(path)
-
-
-@contextlib.contextmanager
-def made_folder(folder):
-  """Make folder and its missing parents; if the block fails, remove those that are still empty."""
-  made = []
-  path = os.path.abspath(folder)
-  while not os.path.isdir(path) and path not in made:
-    made.append(path)
-    path = os.path.dirname(path)
-  os.makedirs(folder, exist_ok=True)
-  try:
-    yield
-  except BaseException:
-    with contextlib.suppress(OSError):  # not empty: somebody has put something there
-      for path in made:
-        os.rmdir(path)
-    raise
+  The folder that it is in is made if it is missing.
+  """
+  os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+  with locked(path):
+    folder = temporary_path(os.path.realpath(path))
+    remove(folder)
+    os.mkdir(folder)
+    try:
+      yield folder
+    finally:
+      remove(folder)
 
 
 # -- Reading -----------------------------------------------------------------------------
 
 
-def require_regular_file(path, max_bytes):
-  """Raise UserError unless path is a regular file of at most max_bytes; nothing is opened.
-
-  A FIFO or a device would block, or never end.
-
-  Raises:
-    OSError: if there is no such file.
-  """
+def require_regular_file(path: str, max_bytes: int) -> None:
+  """Raise UserError unless path is a regular file of at most max_bytes; nothing is opened."""
   status = os.stat(path)
   if not stat.S_ISREG(status.st_mode):
     kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'
@@ -142,88 +114,62 @@ def require_regular_file(path, max_bytes):
     raise UserError(f'{path} has {status.st_size} bytes: at most {max_bytes} are read')
 
 
-def digest(chunks):
-  """Return the hexadecimal digest of an iterable of bytes-like objects."""
+def digest(chunks: Iterable[bytes]) -> str:
+  """Return the hexadecimal digest, 64 digits, of bytes or buffers one after another."""
   blake = hashlib.blake2b(digest_size=32)
   for chunk in chunks:
     blake.update(chunk)
   return blake.hexdigest()
 
 
-def read_json(path, advice='make it again'):
-  """Return the object, a dict, in a JSON file.
-
-  Args:
-    advice: str, what to do where it does not hold one.
-
-  Raises:
-    UserError: if the file is missing or does not hold a JSON object.
-    OSError: if it cannot be read.
-  """
+def read_json(path: str, advice: str) -> dict:
+  """Return the object in a JSON file; raise UserError, with advice, if there is none."""
   try:
     with open(path, encoding='utf-8') as file:
       content = json.load(file)
   except FileNotFoundError:
-    raise UserError(f'{path} is missing: it belongs beside the file it describes') from None
-  except (ValueError, RecursionError) as error:
+    raise UserError(f'{path} is missing: {advice}') from None
+  except ValueError as error:
     raise UserError(f'{path} is not a JSON file ({error}): {advice}') from None
   if not isinstance(content, dict):
     raise UserError(f'{path} does not hold a JSON object: {advice}')
   return content
 
 
-def write_json(path, content):
-  """Write a dict as a JSON file that appears whole."""
-  with replace_file(path) as temporary_path:
-    with open(temporary_path, 'w', encoding='utf-8') as file:
-      json.dump(content, file, indent=1)
-
-
-def is_list_of_names(value):
-  """Return whether value is a list of str, none of them empty."""
-  return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+def write_json(path: str, content: dict) -> None:
+  """Write a JSON file that appears whole; the caller is the only one that writes it."""
+  with replace_file(path) as being_written, open(being_written, 'w', encoding='utf-8') as file:
+    json.dump(content, file, indent=1)
 
 
 # -- Downloads ---------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def download(url, folder, advice, sha256=None):
-  """Download url into a temporary folder inside folder; give its path until the block ends.
+def download(url: str, folder: str, advice: str, sha256: str | None = None) -> str:
+  """Download url into a folder and return the path of the file.
 
   Args:
-    folder: str, where the file is wanted; made if missing.
-    advice: str, what to put where by hand, for a machine without network.
-    sha256: hexadecimal digest that the file must have, or None where none is published.
-
-  Raises:
-    UserError: if the file cannot be had or differs from its digest; the message ends in advice.
+    folder: a temporary one, since a killed download leaves a part there.
+    advice: what to put where by hand, for a machine without network; it ends the UserError of a
+      file that cannot be had or differs from its digest.
+    sha256: in hexadecimal digits; None where none is published.
   """
-  import requests  # here, because it takes a tenth of a second and most runs download nothing
+  import pooch  # here: it and requests take a fifth of a second, and most runs download nothing
+  import requests
 
-  with made_folder(folder), temporary_folder(folder, 'download') as temporary_dir:
-    path = os.path.join(temporary_dir, url.rsplit('/', 1)[-1])
-    found = hashlib.sha256()
-    try:
-      with requests.get(url, stream=True, timeout=DOWNLOAD_TIMEOUT_SECS) as response, \
-          failures_named(folder), open(path, 'wb') as file, \
-          tqdm(total=int(response.headers.get('Content-Length', 0)) or None, unit='B',
-               unit_scale=True, desc=os.path.basename(path), disable=None) as bar:
-        response.raise_for_status()
-        for chunk in response.iter_content(1 << 20):
-          file.write(chunk)
-          found.update(chunk)
-          bar.update(len(chunk))
-    except requests.RequestException as error:
-      reason = describe(error) if error.response is not None else type(error).__name__
-      raise UserError(f'cannot download {url} ({reason}): {advice}') from None
-    if sha256 and found.hexdigest() != sha256:
-      raise UserError(f'{url} is not the file it was (its sha256 is {found.hexdigest()}, expected '
-                      f'{sha256}): {advice}')
-    yield path
+  pooch.get_logger().setLevel(logging.WARNING)
+  downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=CHUNK_BYTES,
+                                    timeout=DOWNLOAD_TIMEOUT_SECS)
+  try:
+    return pooch.retrieve(url, sha256, url.rsplit('/', 1)[-1], folder, downloader=downloader)
+  except requests.RequestException as error:
+    reason = describe(error) if error.response is not None else type(error).__name__
+    raise UserError(f'cannot download {url} ({reason}): {advice}') from None
+  except ValueError:  # pooch's, of another digest
+    raise UserError(f'{url} is not the file it was, with the sha256 {sha256}: {advice}') from None
 
 
-def _data_without_links(member, path):
+def _data_without_links(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
   # Python's own filter lets links stay inside path, and was led out by chains of them
   # (CVE-2025-4517).
   if member.issym() or member.islnk():
@@ -231,15 +177,13 @@ def _data_without_links(member, path):
   return tarfile.data_filter(member, path)
 
 
-def unpack(archive_path, folder):
-  """Unpack a gzipped tar archive into folder: plain files and folders only.
+def unpack(archive_path: str, folder: str) -> None:
+  """Unpack a gzipped tar archive into a folder: plain files and folders only, or UserError.
 
-  Raises:
-    UserError: if it is not a whole archive, or a member is a link, a device, or leads out of
-      folder.
+  Not pooch's Untar, which before Python 3.12 lets members lead out of the folder.
   """
   try:
-    with tarfile.open(archive_path, 'r:gz') as archive, failures_named(folder):
+    with tarfile.open(archive_path, 'r:gz') as archive:
       archive.extractall(folder, filter=_data_without_links)
   except tarfile.FilterError as error:
     raise UserError(f'{archive_path}: {error}: do not use this archive') from None

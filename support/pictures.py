@@ -86,7 +86,7 @@ def read_file(path: str) -> bytes:
     files.require_regular_file(path, MAX_BYTES)
   except UserError as error:
     raise UnreadablePicture(str(error).removeprefix(path).strip()) from None
-  with files.failures_named(path), open(path, 'rb') as file:
+  with open(path, 'rb') as file:
     contents = file.read()
   if not contents:
     raise UnreadablePicture('is empty')

@@ -1,91 +1,53 @@
 """TensorFlow's version 1 interface, imported without its chatter: `from ... import tf`.
 
-Its information lines are dropped, its errors are not. TF_CPP_MIN_LOG_LEVEL=0 shows everything.
+Its information and warnings are dropped, its errors are not. TF_CPP_MIN_LOG_LEVEL=0 shows all of
+them, among them why a GPU is not used.
 """
 import contextlib
-import ctypes
 import gc
 import importlib.abc
 import importlib.machinery
 import os
 import re
+import subprocess
 import sys
-import tempfile
-import threading
+from collections.abc import Iterator
 
 from support import console
 
-_stderr_lock = threading.RLock()  # standard error is one for all threads
-_standard_errors = []  # the descriptor of the real one, while lines are held back
+# What TensorFlow logs before it has read TF_CPP_MIN_LOG_LEVEL. That a machine has no GPU, or the
+# driver of one without the device, counts as information, too; any other failure of a GPU does not.
+_INFORMATION = (r'[IW]\d{4} |.* [IW] tensorflow/|WARNING: All log messages before absl::Initialize'
+                r'|To enable the following instructions: '
+                r'|.*failed call to cuInit: .*(CUDA_ERROR_NO_DEVICE|UNKNOWN ERROR \(303\))')
+
+# A program, so that lines are passed on even if TensorFlow ends the process that writes them.
+_FILTER = """
+import re, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+for line in sys.stdin.buffer:
+  if not re.match(sys.argv[1].encode(), line):
+    sys.stdout.buffer.write(line)
+"""
 
 
 @contextlib.contextmanager
-def log_lines_held_back(pattern):
-  """Hold back what a single call writes to standard error, and pass on all but some lines.
-
-  Args:
-    pattern: bytes, regular expression of the beginning of the lines to drop.
-  """
-  with contextlib.ExitStack() as stack:
-    try:
-      held = stack.enter_context(tempfile.TemporaryFile())
-    except OSError:  # no temporary folder can be written: better chatter than no work
-      yield
-      return
-    stack.enter_context(_stderr_lock)
-    sys.stderr.flush()
-    standard_error = os.dup(2)
-    os.dup2(held.fileno(), 2)
-    _standard_errors.append(standard_error)
+def _without_lines(pattern: str) -> Iterator[None]:
+  """Drop the lines that begin with a pattern from what this block writes to standard error."""
+  if sys.stderr is None:  # it is closed
+    yield
+    return
+  sys.stderr.flush()
+  standard_error = os.dup(2)
+  with subprocess.Popen([sys.executable, '-S', '-c', _FILTER, pattern],
+                        stdin=subprocess.PIPE, stdout=standard_error) as line_filter:
+    os.dup2(line_filter.stdin.fileno(), 2)
     try:
       yield
     finally:
-      _standard_errors.pop()
       sys.stderr.flush()
       os.dup2(standard_error, 2)
-      held.seek(0)
-      passed_on = b''.join(line for line in held if not re.match(pattern, line))
-      with contextlib.suppress(OSError):  # standard error takes nothing any more
-        os.write(standard_error, passed_on)
       os.close(standard_error)
-
-
-def give_back_standard_error():
-  """Let this thread be heard, though another one holds lines back in a call that may never end."""
-  if _standard_errors:
-    sys.stderr.flush()
-    os.dup2(_standard_errors[0], 2)
-
-
-def raised_errors_held_back():
-  """Hold back the lines that TensorFlow logs about errors that it raises, too, in this block."""
-  return log_lines_held_back(
-      rb'.*(jpeg_mem|local_rendezvous|op_kernel|tensor_slice_reader|save_restore_v2_ops)\.cc:\d+\] '
-      rb'|\t \[\[\{\{node |Hint: If you want to see a list of allocated tensors|\n')
-
-
-def _has_gpu_driver():
-  try:
-    ctypes.CDLL('nvcuda.dll' if os.name == 'nt' else 'libcuda.so.1')
-    return True
-  except OSError:
-    return False
-
-
-@contextlib.contextmanager
-def _no_garbage_collection():
-  """Collect no garbage in this block: an import makes none, and the search takes a fifth of it.
-
-  Nor is it searched for afterwards in what was imported, which stays anyway.
-  """
-  was_enabled = gc.isenabled()
-  gc.disable()
-  try:
-    yield
-    gc.freeze()
-  finally:
-    if was_enabled:
-      gc.enable()
 
 
 class _KerasLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -112,7 +74,7 @@ class _KerasLater(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextlib.contextmanager
-def _without_keras():
+def _without_keras() -> Iterator[None]:
   """Import no Keras in this block, whose layers are not used here."""
   finder = _KerasLater()
   sys.meta_path.insert(0, finder)
@@ -122,33 +84,33 @@ def _without_keras():
     sys.meta_path.remove(finder)
 
 
-# TF_CPP_MIN_LOG_LEVEL alone is not enough: TensorFlow logs its first lines before reading it.
-# That a machine without a GPU driver has none counts as information too.
-_INFORMATION = (rb'I\d{4} |.* I tensorflow/|WARNING: All log messages before absl::InitializeLog'
-                rb'|To enable the following instructions: ')
-if not _has_gpu_driver():
-  _INFORMATION += rb'|.*failed call to cuInit'
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+  """Search for no garbage in this block: an import makes hardly any, and takes a fifth longer."""
+  was_enabled = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if was_enabled:
+      gc.enable()
+
 
 # Kernels of oneDNN, which TensorFlow turns on by itself only on processors with AVX-512: a step of
 # MNIST takes 61 ms instead of 99 on two cores with AVX2.
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
-try:
-  tempfile.gettempdir()
-except OSError:  # none can be written, but TensorFlow's import ends without the name of one
-  tempfile.tempdir = os.curdir
-with _no_garbage_collection(), _without_keras():
-  if os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1') == '0':
-    import tensorflow.compat.v1 as tf
-  else:
-    with log_lines_held_back(_INFORMATION):
-      import tensorflow.compat.v1 as tf
-      tf.config.list_physical_devices()  # looks for GPUs, and logs, here rather than later
-    tf.get_logger().setLevel('ERROR')  # no deprecation warnings: TF1 style is the point here
-
+# Level 2 drops warnings, too: most are about an error that is raised as well, in a line of ours.
+_is_quiet = os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2') != '0'
+with (_without_keras(), _without_garbage_collection(),
+      _without_lines(_INFORMATION) if _is_quiet else contextlib.nullcontext()):
+  import tensorflow.compat.v1 as tf
+  tf.config.list_physical_devices()  # looks for GPUs, and logs, here rather than later
+if _is_quiet:
+  tf.get_logger().setLevel('ERROR')  # no deprecation warnings: TF1 style is the point here
 tf.disable_v2_behavior()
 
 
-def describe_error(error):
+def describe_error(error: tf.errors.OpError) -> str:
   """Return the first line of a TensorFlow error's message that is not about nodes or tasks."""
   reason = re.split(r"\nNode: '[^']*'\n", error.message)[-1]
   reason = re.sub(r'(Graph execution error:|From /job:\S+:)\s*', '', reason)
@@ -160,5 +122,5 @@ def describe_error(error):
 FILE_ERRORS = (tf.errors.NotFoundError, tf.errors.PermissionDeniedError, tf.errors.DataLossError,
                tf.errors.ResourceExhaustedError, tf.errors.FailedPreconditionError,
                tf.errors.OutOfRangeError, tf.errors.UnknownError, tf.errors.InternalError,
-               tf.errors.UnavailableError, tf.errors.AlreadyExistsError)
+               tf.errors.AlreadyExistsError)
 console.one_line_errors.update(dict.fromkeys(FILE_ERRORS, describe_error))
