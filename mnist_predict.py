@@ -1,20 +1,23 @@
 """Classify pictures of handwritten digits with a checkpoint of mnist_train.py.
 
     python mnist_predict.py digit.png another.jpg
+    python mnist_predict.py folder_of_digits
 
-Reads PNG, JPEG, BMP, GIF, TIFF and WebP files of one digit each, drawn, scanned or photographed:
-see digits/digit.py. Prints for each, in the order given, the digit, its probability, and the
-runner-up; and says so where the answer is doubtful, or the picture shows several digits.
+Reads PNG, JPEG, BMP, GIF, TIFF and WebP files of one digit each, drawn, scanned, photographed or
+cut out: see digits/digit.py. Of a folder, all its files are read but hidden ones. Prints for each,
+in the order given, the digit, its probability, and the runner-up; and says so where the answer is
+doubtful, or the picture shows several digits.
 """
 import contextlib
 import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 import mnist_eval
 import mnist_train
-from digits.digit import read_digit
-from support import console
+from digits.digit import Digit, read_digit
+from support import console, pictures
 from support.quiet_tensorflow import tf
 
 # Chosen with `benchmarks/digits.py --split=validation --drawn=40`: of 640 answers to drawn digits,
@@ -27,19 +30,19 @@ FLAGS.share(mnist_train.FLAGS, 'model_dir')
 
 
 @contextlib.contextmanager
-def open_model(model_dir):
+def open_model(model_dir: str) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
   """Restore the moving averages of the newest whole checkpoint for the block.
 
   Gives predict, which takes digits, float32 [n, 28, 28] in [0, 1], and returns the probabilities
-  of 0 to 9, float64 [n, 10], each row adding up to 1.
+  of the labels, float64 [n, labels], each row adding up to 1.
 
   Raises:
     UserError: if there is no whole checkpoint.
   """
   with tf.Graph().as_default(), tf.Session() as sess:
-    graph, labels, _ = mnist_eval.restore_model(sess, model_dir)
+    graph, _, _ = mnist_eval.restore_model(sess, model_dir)
 
-    def predict(digits):
+    def predict(digits: np.ndarray) -> np.ndarray:
       logits = mnist_eval.predict_logits(sess, graph, digits).astype(np.float64)
       odds = np.exp(logits - logits.max(1, keepdims=True))  # of the largest 1: none overflows
       return odds / odds.sum(1, keepdims=True)
@@ -47,25 +50,25 @@ def open_model(model_dir):
     yield predict
 
 
-def answer(path, count, row):
+def answer(path: str, count: int, row: np.ndarray, labels: Sequence) -> str:
   """Return the line printed for a picture.
 
   Args:
-    count: int, how many digits the picture shows.
-    row: float64 [10], the probabilities of 0 to 9.
+    count: how many digits the picture shows.
+    row: float64 [labels], their probabilities.
   """
-  runner_up, digit = np.argsort(row, kind='stable')[-2:]
-  line = (f'{path}: {digit} with probability {row[digit]:.4f} '
-          f'(runner-up {runner_up} with {row[runner_up]:.4f})')
-  if row[digit] < DOUBTFUL_PROBABILITY:
+  runner_up, best = np.argsort(row, kind='stable')[-2:]
+  line = (f'{path}: {labels[best]} with probability {row[best]:.4f} '
+          f'(runner-up {labels[runner_up]} with {row[runner_up]:.4f})')
+  if row[best] < DOUBTFUL_PROBABILITY:
     line += f' - doubtful: below {DOUBTFUL_PROBABILITY:g}'
   if count > 1:
     line += f' - several digits: {count} seen, this answers for one; give one in a picture'
-  return console.printable(line)
+  return line
 
 
-def read_digits(paths):
-  """Return {position in paths: Digit}; print a line for each picture that cannot be read."""
+def read_digits(paths: list[str]) -> dict[int, Digit]:
+  """Return digits by position in paths; print a line for each picture that cannot be read."""
   digits = {}
   for position, path in enumerate(paths):
     try:
@@ -75,15 +78,19 @@ def read_digits(paths):
   return digits
 
 
-def classify(paths, options):
+def classify(paths: Iterable[str], options: console.Options | None = None) -> int:
   """Print the answer for each picture of a digit; return how many could not be read.
+
+  Args:
+    paths: files, folders of them, or patterns.
 
   Raises:
     UserError: if there is no whole checkpoint.
   """
-  failures = 0
+  options = options or FLAGS.options()
+  labels = mnist_eval.read_labels(options.model_dir)
+  failures, remaining = 0, pictures.expand(paths)
   with open_model(options.model_dir) as predict:
-    remaining = iter(paths)
     while batch := list(itertools.islice(remaining, PICTURES_PER_RUN)):
       digits = read_digits(batch)
       failures += len(batch) - len(digits)
@@ -91,13 +98,13 @@ def classify(paths, options):
         continue
       rows = predict(np.stack([digit.image for digit in digits.values()]))
       for (position, digit), row in zip(digits.items(), rows, strict=True):
-        print(answer(batch[position], digit.count, row))
+        console.report(answer(batch[position], digit.count, row, labels))
   return failures
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
   if len(argv) < 2:
-    raise console.UserError('no picture given: python mnist_predict.py IMAGE...',
+    raise console.UserError('no picture given: python mnist_predict.py IMAGE_OR_FOLDER...',
                             console.WRONG_USAGE)
   return console.FAILURE if classify(argv[1:], FLAGS) else console.SUCCESS
 

@@ -39,19 +39,14 @@ def read_digit(path: str) -> Digit:
   """Return the digit that an image file shows.
 
   Raises:
-    UserError: as for `read_picture`, or if the picture shows no digit.
+    UserError: if it is not a picture, damaged or too large, or shows no digit.
     OSError: if the file cannot be read.
   """
   return digit_of(read_picture(path), path)
 
 
 def read_picture(path: str) -> np.ndarray:
-  """Return an image file as float32 [height, width, 4] in [0, 1]: red, green, blue, alpha.
-
-  Raises:
-    UserError: if it is not a picture, damaged, or too large.
-    OSError: if the file cannot be read.
-  """
+  """Return an image file as float32 [height, width, 4] in [0, 1]: red, green, blue, alpha."""
   try:
     image = pictures.decode(pictures.read_file(path), WORK_PIXELS)
   except pictures.UnreadablePicture as error:
@@ -62,11 +57,7 @@ def read_picture(path: str) -> np.ndarray:
 
 
 def digit_of(rgba: np.ndarray, name: str) -> Digit:
-  """Return the digit in float32 [height, width, 4] in [0, 1]; name stands in messages.
-
-  Raises:
-    UserError: if it shows none.
-  """
+  """Return the digit in float32 [height, width, 4] in [0, 1]; UserError, with name, of none."""
   rgb = frames.crop_to_frame(paper.put_on_paper(rgba))
   if np.ptp(rgb, axis=(0, 1)).max() < paper.MIN_CONTRAST:
     raise UserError(f'{name} shows no digit: all of it is of one shade')
@@ -81,15 +72,8 @@ def digit_of(rgba: np.ndarray, name: str) -> Digit:
   return Digit(place(strokes.normalise(strokes.crop(ink, 0.2))), count)
 
 
-# -- The strokes -------------------------------------------------------------------------
-
-
 def find_strokes(plane: np.ndarray, window: int, ratio: bool) -> tuple:
-  """Find the digit's strokes, none of which is wider than a window, as for `paper.flatten_light`.
-
-  Returns:
-    float32 [height, width] up to 1, all ink; and what `pieces.choose_pieces` returns.
-  """
+  """Return all ink narrower than a window, up to 1, and what `pieces.choose_pieces` returns."""
   ink = paper.flatten_light(plane, window, ratio)
   floor = max(paper.MIN_CONTRAST, NOISE_FACTOR * paper.noise_of(ink))
   threshold = max(INK_THRESHOLD * paper.ink_level(ink, floor), floor)
@@ -98,7 +82,7 @@ def find_strokes(plane: np.ndarray, window: int, ratio: bool) -> tuple:
 
 
 def find_digit(plane: np.ndarray, ratio: bool) -> tuple[np.ndarray, int]:
-  """Find the digit in dark strokes on light paper, float32 [height, width] in [0, 1].
+  """Find the digit in dark strokes on light paper, as for `paper.flatten_light`.
 
   Returns:
     float32 [height, width] in [0, 1], the digit's ink, 0 for all else; and the number of
@@ -127,18 +111,8 @@ def find_digit(plane: np.ndarray, ratio: bool) -> tuple[np.ndarray, int]:
   return np.clip(ink / np.percentile(ink[ink >= ink.max() / 2], 75), 0, 1), count
 
 
-# -- The digit ---------------------------------------------------------------------------
-
-
 def place(box: np.ndarray) -> np.ndarray:
-  """Scale and place a digit as MNIST's are.
-
-  Args:
-    box: float32 [height, width] in [0, 1], the digit's ink, cropped.
-
-  Returns:
-    float32 [28, 28] in [0, 1].
-  """
+  """Scale and place the ink of a digit's box as MNIST's are: float32 [28, 28] in [0, 1]."""
   box = strokes.resize(box, strokes.BOX_SIZE)
   # The pixel (14, 14) is the centre of mass, as far as the box still fits in.
   top, left = (int(np.clip(round(IMAGE_SIZE / 2 - centre), 0, IMAGE_SIZE - length))

@@ -46,8 +46,8 @@ def add_margin(plane: np.ndarray, digit: np.ndarray) -> tuple[np.ndarray, bool] 
     digit: bool [height, width], the ink that was found without a margin.
 
   Returns:
-    float32 [side, side] in [0, 1], and whether the ink is darker than the paper; or None if the
-    digit has a margin, or what is at the border is a shadow.
+    float32 [150, 150], and whether ink is darker than paper; or None if the digit has a margin, or
+    what is at the border is a shadow.
   """
   scale = SIDE / max(plane.shape)
   height, width = (max(1, round(scale * length)) for length in plane.shape)

@@ -12,15 +12,8 @@ LINE_SIDE = 200  # they are looked for in a picture of about that side
 LINE_COVER = 0.8  # of the way from border to border
 
 
-# -- Colour and light --------------------------------------------------------------------
-
-
 def put_on_paper(rgba: np.ndarray) -> np.ndarray:
-  """Put what is transparent in float32 [height, width, 4] on paper of the shade that shows its ink.
-
-  Returns:
-    float32 [height, width, 3] in [0, 1].
-  """
+  """Put what is transparent in float32 [height, width, 4] on paper of the shade that shows ink."""
   rgb, alpha = rgba[..., :3], rgba[..., 3:]
   if np.ptp(alpha) < MIN_CONTRAST:  # it says nothing, and is 0 in many a 32-bit BMP
     return rgb
@@ -38,10 +31,8 @@ def put_on_paper(rgba: np.ndarray) -> np.ndarray:
 def main_colour(rgb: np.ndarray) -> tuple[np.ndarray, bool]:
   """Return a picture along the direction of colour in which its details differ most.
 
-  Black and white have one, and so have red and a green that is as bright.
-
-  Returns:
-    float32 [height, width] in [0, 1], and whether brighter light makes every value larger.
+  That is from black to white, or from red to a green that is as bright: float32 [height, width]
+  in [0, 1]; and whether brighter light makes every value larger.
   """
   size = max(3, min(rgb.shape[:2]) // 4)
   detail = rgb - ndimage.uniform_filter(rgb, (size, size, 0), mode='nearest')
@@ -77,9 +68,6 @@ def flatten_light(plane: np.ndarray, window: int, ratio: bool) -> np.ndarray:
     plane: float32 [height, width] in [0, 1], dark strokes on light paper.
     window: in pixels.
     ratio: whether to measure in shares of the paper's light, which a shadow leaves alike.
-
-  Returns:
-    float32 [height, width] up to 1, around 0 for paper, below it where paper is lighter.
   """
   smooth = plane  # small pictures keep their sharp edges
   if min(plane.shape) > 200:
@@ -103,39 +91,30 @@ def ink_level(ink: np.ndarray, floor: float) -> float:
   return float((values ** 3).sum() / (values ** 2).sum()) if len(values) else 0.
 
 
-# -- Ruled lines -------------------------------------------------------------------------
-
-
 def ruled_rows(mask: np.ndarray) -> np.ndarray:
   """Return the ink of straight lines that cross the picture from its left to its right border.
 
-  They may fall or rise by a tenth of the picture's height, as in a photo held askew.
-
-  Returns:
-    bool [height, width], without the places where strokes cross the lines.
+  They may fall or rise by a tenth of the picture's height, as in a photo held askew. Where strokes
+  cross them is left out.
   """
-  height, width = mask.shape
   factor = max(1, max(mask.shape) // LINE_SIDE)
   coarse = ndimage.maximum_filter1d(mask, factor, 0)[factor // 2::factor]
   coarse = ndimage.maximum_filter1d(coarse, factor, 1)[:, factor // 2::factor]
   margin = len(coarse) // 10 + 1
   coarse = ndimage.maximum_filter1d(np.pad(coarse, ((margin, margin), (0, 0))), 3, 0)
   rows, columns = np.arange(margin, len(coarse) - margin), np.arange(coarse.shape[1])
-  band = np.zeros_like(mask)
+  band = np.zeros_like(coarse)
   for fall in range(-margin, margin + 1):
-    offsets = np.round(fall * (columns / len(columns) - 0.5)).astype(int)
-    line = coarse[rows[:, None] + offsets, columns]  # [rows, columns]
+    places = rows[:, None] + np.round(fall * (columns / len(columns) - 0.5)).astype(int)
+    line = coarse[places, columns]  # [rows, columns]
     ends = max(1, len(columns) // 20)
     crossing = ((line.mean(1) > LINE_COVER) & (line[:, :ends].mean(1) > 0.5)
                 & (line[:, -ends:].mean(1) > 0.5))
-    for row in rows[crossing]:
-      fine = (row - margin + fall * (np.arange(width) / width - 0.5)) * factor
-      for offset in range(-factor, 2 * factor):
-        y = np.round(fine + offset).astype(int)
-        inside = (y >= 0) & (y < height)
-        band[y[inside], np.flatnonzero(inside)] = True
+    band[places[crossing], columns] = True
+  band = ndimage.maximum_filter1d(band, 3, 0)[margin:-margin].repeat(factor, 0).repeat(factor, 1)
+  band = np.pad(band, ((0, factor), (0, factor)), 'edge')[:mask.shape[0], :mask.shape[1]]
   # A stroke that crosses a line is longer than the line is thick.
-  return band & mask & ~ndimage.binary_opening(mask, np.ones([max(4, height // 50), 1]))
+  return band & mask & ~ndimage.binary_opening(mask, np.ones([max(4, len(mask) // 50), 1]))
 
 
 def drop_ruled_lines(mask: np.ndarray, weak: np.ndarray) -> np.ndarray:

@@ -36,12 +36,8 @@ def resize(ink: np.ndarray, side: int) -> np.ndarray:
 def normalise(box: np.ndarray) -> np.ndarray:
   """Bring strokes far thinner or thicker than MNIST's to the usual width.
 
-  Args:
-    box: float32 [height, width] in [0, 1], the digit's ink, cropped.
-
-  Returns:
-    float32 [h, w] in [0, 1], a little larger or smaller; the same array if its strokes are as
-    MNIST's.
+  A box, float32 [height, width], becomes a little larger or smaller; it stays the same array if its
+  strokes are as MNIST's.
   """
   enlarged = resize(box, max(STROKE_SIDE, *box.shape))
   side = max(enlarged.shape)

@@ -1,7 +1,7 @@
 """A photo, as people bring it, turned into the 299x299 pixels that Inception-v3 takes.
 
-    [photo] = photo.read_photos(['photo.jpg'])
-    photo.image  # uint8 [299, 299, 3]
+    for path, image, problem in photo.read_photos(['photo.jpg']):
+      image  # uint8 [299, 299, 3]
 
 Pillow decodes, and TensorFlow scales as the book does: bilinear, without averaging.
 """
@@ -100,14 +100,17 @@ def decoded_photos(paths: Iterable[str]) -> Iterator[DecodedPhoto]:
       executor.shutdown(cancel_futures=True)
 
 
-def read_photos(paths: Iterable[str]) -> list[DecodedPhoto]:
-  """Decode photos as preprocessing does; a file that cannot be read has a problem, too."""
+def read_photos(paths: Iterable[str]) -> list[tuple[str, np.ndarray | None, str | None]]:
+  """Decode photos as preprocessing does.
+
+  Returns:
+    (path, image, problem) of each, as in DecodedPhoto; a file that cannot be read has a problem.
+  """
   answers = []
   with PhotoDecoder() as decoder:
     for path in paths:
       try:
-        answers.append(decoder.read(path))
+        answers.append(decoder.read(path)[:3])
       except OSError as error:
-        answers.append(DecodedPhoto(
-            path, None, f'cannot be read: {error.strerror or describe(error)}', None))
+        answers.append((path, None, f'cannot be read: {error.strerror or describe(error)}'))
   return answers

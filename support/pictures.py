@@ -20,17 +20,17 @@ from support import files
 from support.console import UserError
 
 MAX_BYTES = 450_000_000  # of a file; a BMP of 100 million pixels with alpha has 400 million
-# Pillow takes 4 bytes a pixel, and a step of decoding may copy them twice: 250 million pixels, more
-# than a phone makes, need up to 3 GB.
+# Pillow takes 4 bytes a pixel and 8 a row, and a step of decoding may copy them twice: 250 million
+# pixels, more than a phone makes, need up to 3 GB.
 MAX_DECODED_BYTES = 1_000_000_000
 # A progressive JPEG goes over its pixels in some ten scans; a few kilobytes can hold hundreds.
 MAX_SCANNED_PIXELS = 1_500_000_000
 
 # How files begin that hold a picture, under Pillow's name of their format. Names do not matter.
-SIGNATURE = re.compile(rb'(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8)|(?P<BMP>BM)'
-                       rb'|(?P<TIFF>II\*\0|MM\0\*)|(?P<WEBP>RIFF....WEBP)', re.DOTALL)
+SIGNATURE = re.compile(
+    rb'(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8)|(?P<BMP>BM)|'
+    rb'(?P<TIFF>II\*\0|MM\0\*)|(?P<WEBP>RIFF....WEBP)', re.DOTALL)
 SIGNATURE_BYTES = 12
-SYSTEM_FILES = ('thumbs.db', 'desktop.ini')  # in folders of Windows, which hides them
 
 DAMAGED = 'is damaged or cut short: save or fetch it again'
 
@@ -60,13 +60,15 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
 
   A folder without files comes as it is, and so does a pattern that nothing matches.
   """
-  for argument in arguments:
+  for argument in map(os.fspath, arguments):
     # The shell of Windows leaves patterns to programs.
     paths = [argument] if os.path.exists(argument) else sorted(glob.glob(argument))
     for path in paths or [argument]:
-      below = glob.glob(os.path.join(glob.escape(path), '**'), recursive=True)  # none that is hidden
-      yield from sorted(file for file in below if not os.path.isdir(file)
-                        and os.path.basename(file).lower() not in SYSTEM_FILES) or [path]
+      # Two stars match no hidden files, but those that Windows hides by an attribute.
+      below = glob.glob(os.path.join(glob.escape(path), '**'), recursive=True)
+      shown = (file for file in below if not os.path.isdir(file)
+               and os.path.basename(file).lower() not in ('thumbs.db', 'desktop.ini'))
+      yield from sorted(shown) or [path]
 
 
 def sniff(head: bytes) -> str | None:
@@ -82,6 +84,8 @@ def read_file(path: str) -> bytes:
     UnreadablePicture: if it is empty, not a regular file, or too large for a picture.
     OSError: if it cannot be read, whatever it holds.
   """
+  if os.path.isdir(path):
+    raise UnreadablePicture('is a folder, and no picture was found in it')
   try:
     files.require_regular_file(path, MAX_BYTES)
   except UserError as error:
@@ -175,7 +179,7 @@ def decode(contents: bytes, enough_pixels: int) -> Image.Image:
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
   try:
     image = Image.open(io.BytesIO(contents), formats=(kind,))
-    needed = 4 * image.width * image.height
+    needed = (4 * image.width + 8) * image.height
     if needed > MAX_DECODED_BYTES:
       raise UnreadablePicture(
           f'has {image.width}x{image.height} pixels, which take {needed / 1e9:.1f} GB of memory, '
