@@ -2,16 +2,18 @@
 
     python -m benchmarks.digits [--model_dir=FOLDER] [--photos=FOLDER] [--split=validation]
 
-Takes MNIST's digits as they are, as black-on-white PNG files of three sizes, and as thin lines
-drawn along their middle and photographed: with noise, shadows, ruled and squared paper, as
-JPEG files. With --photos, also pictures named DIGIT.png or the like in folders inside FOLDER.
-Prints Markdown tables: the accuracy for each kind, and a calibration table for MNIST, drawn
-digits and photos apart. The bound DOUBTFUL_PROBABILITY of mnist_predict.py was chosen with
+Takes MNIST's digits as they are, as black-on-white PNG files of three sizes, cut to their box in
+several looks, and as thin lines drawn along their middle and photographed: with noise, shadows,
+ruled and squared paper, as JPEG files. With --photos, also pictures named DIGIT.png or the like
+in folders inside FOLDER. Prints Markdown tables: the accuracy for each kind, and a calibration
+table for each group. The bound DOUBTFUL_PROBABILITY of mnist_predict.py was chosen with
 --split=validation.
 """
 import argparse
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,18 +21,35 @@ from scipy import ndimage
 
 import mnist_input
 import mnist_predict
-from digits import digit
+from digits import digit, strokes
 from support import console
 
 BINS = (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0001)
 SIZES = (28, 100, 300)
+
+
+class Look(NamedTuple):
+  """How a digit looks that is cut to its box."""
+  scale: int = 1
+  ink: int = 255
+  paper: int = 0
+  noise: int = 0  # standard deviation
+  thicker: int = 0  # pixels on each side of a stroke
+  margin: int = 0  # pixels
+
+
+LOOKS = {'white on black': Look(), 'white on black x6': Look(6),
+         'black on white x6': Look(6, 0, 255), 'grey with noise x3': Look(3, 80, 180, 10),
+         'ink the larger part, white on black x6': Look(6, thicker=12),
+         'ink the larger part, black on white x6': Look(6, 0, 255, thicker=12),
+         'a margin of 1 pixel': Look(margin=1), 'a margin of 2 pixels': Look(margin=2)}
 KINDS = ('thin line', 'pen', 'marker', 'shadow', 'ruled', 'squared', 'chalk', 'red on green')
 
 
-# -- Drawing -----------------------------------------------------------------------------
+# -- Pictures ----------------------------------------------------------------------------
 
 
-def middle_line(mask):
+def middle_line(mask: np.ndarray) -> np.ndarray:
   """Return bool [height, width] thinned to lines of one pixel, by Zhang and Suen's rules."""
   mask = np.pad(mask, 1).astype(np.uint8)
   changed = True
@@ -50,12 +69,11 @@ def middle_line(mask):
   return mask[1:-1, 1:-1] > 0
 
 
-def draw(digit, side, width, random):
+def draw(digit: np.ndarray, side: int, width: float, random: np.random.RandomState) -> np.ndarray:
   """Draw a digit's middle line.
 
   Args:
     digit: float32 [28, 28] in [0, 1].
-    side: pixels of the picture's sides.
     width: of the line, in pixels.
 
   Returns:
@@ -88,7 +106,7 @@ def draw(digit, side, width, random):
   return np.asarray(picture.reduce(2)) / 255
 
 
-def rules(kind, side, random):
+def rules(kind: str, side: int, random: np.random.RandomState) -> np.ndarray:
   """Return the lines of ruled or squared paper, or of none: float64 [side, side] in [0, 1]."""
   lines = np.zeros([side, side])
   if kind in ('ruled', 'squared'):
@@ -101,7 +119,7 @@ def rules(kind, side, random):
   return lines
 
 
-def light(kind, side, random):
+def light(kind: str, side: int, random: np.random.RandomState) -> np.ndarray:
   """Return the light on the paper: float64 [side, side] in [0, 1], darker to one side."""
   y, x = np.mgrid[:side, :side] / side - 0.5
   angle = random.uniform(0, 2 * np.pi)
@@ -116,7 +134,7 @@ def light(kind, side, random):
   return brightness
 
 
-def photograph(digit, kind, random):
+def photograph(digit: np.ndarray, kind: str, random: np.random.RandomState) -> np.ndarray:
   """Return a picture of a digit drawn by hand: uint8 [side, side, 3]."""
   if kind == 'thin line':
     ink = draw(digit, 1000, random.randint(1, 5), random)
@@ -137,10 +155,22 @@ def photograph(digit, kind, random):
   return np.uint8(np.clip(picture, 0, 255))
 
 
+def cut_to_box(image: np.ndarray, look: Look, random: np.random.RandomState) -> np.ndarray:
+  """Return MNIST's float32 [28, 28] as a screenshot or a segmentation cuts it: uint8 pixels."""
+  picture = Image.fromarray(image).resize([28 * look.scale] * 2, Image.Resampling.BICUBIC)
+  ink = np.pad(np.clip(np.asarray(picture), 0, 1), look.thicker)
+  y, x = np.mgrid[-look.thicker:look.thicker + 1, -look.thicker:look.thicker + 1]
+  ink = ndimage.grey_dilation(ink, footprint=np.hypot(x, y) <= look.thicker)
+  ink = np.pad(strokes.crop(ink, 0.5), look.margin)
+  pixels = look.paper + ink * (look.ink - look.paper) + random.normal(0, look.noise, ink.shape)
+  return np.uint8(np.clip(np.round(pixels), 0, 255))
+
+
 # -- Measuring ---------------------------------------------------------------------------
 
 
-def measure(name, digits, labels, predict):
+def measure(name: str, digits: list, labels: np.ndarray, predict: Callable
+            ) -> tuple[np.ndarray, np.ndarray]:
   """Print a line for a kind of picture; return which answers are right, and their probabilities.
 
   Args:
@@ -155,7 +185,7 @@ def measure(name, digits, labels, predict):
   return right, sure
 
 
-def read(path):
+def read(path: str) -> np.ndarray | None:
   """Return the digit of a picture, float32 [28, 28], or None if it shows none."""
   try:
     return digit.read_digit(path).image
@@ -163,19 +193,19 @@ def read(path):
     return None
 
 
-def through_a_file(pixels, path):
+def through_a_file(pixels: np.ndarray, path: str) -> np.ndarray | None:
   """Return the digit of a picture, uint8 array, by way of a file."""
   Image.fromarray(pixels).save(path)
   return read(path)
 
 
-def black_on_white(image, size):
+def black_on_white(image: np.ndarray, size: int) -> np.ndarray:
   """Return MNIST's float32 [28, 28] as people save it: uint8 [size, size]."""
   picture = Image.fromarray(np.uint8(np.round(255 * (1 - image))))
   return np.asarray(picture.resize([size, size], Image.Resampling.BICUBIC))
 
 
-def calibration(title, right, sure):
+def calibration(title: str, right: np.ndarray, sure: np.ndarray) -> None:
   """Print how often answers are right, by their probability."""
   print(f'\n{title}:\n\n| probability | answers | mean probability | right |\n|---|---|---|---|')
   for low, high in zip(BINS, BINS[1:], strict=False):
@@ -185,7 +215,24 @@ def calibration(title, right, sure):
             f'{100 * right[chosen].mean():.1f} % |')
 
 
-def main():
+def measure_made(images: np.ndarray, labels: np.ndarray, predict: Callable, path: str,
+                 make: Callable, names: Iterable[str], count: int) -> list:
+  """Print a line for each kind of picture that is made of digits; return all their answers.
+
+  Args:
+    path: of a file to write the pictures to.
+    make: function of an image, a name and a numpy.random.RandomState; returns uint8 pixels.
+    count: of the pictures of each kind.
+  """
+  random, answers = np.random.RandomState(0), []
+  for name in names:
+    chosen = random.choice(len(images), count, replace=False)
+    digits = [through_a_file(make(images[k], name, random), path) for k in chosen]
+    answers.append(measure(name, digits, labels[chosen], predict))
+  return [np.concatenate(values) for values in zip(*answers, strict=True)]
+
+
+def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--model_dir', default=mnist_predict.FLAGS.options().model_dir)
@@ -193,6 +240,8 @@ def main():
   parser.add_argument('--split', choices=['validation', 'test'], default='test')
   parser.add_argument('--files', type=int, default=2000,
                       help='MNIST digits of each size above 28x28 (default: 2000)')
+  parser.add_argument('--cut', type=int, default=150,
+                      help='digits of each look that are cut to their box (default: 150)')
   parser.add_argument('--drawn', type=int, default=60,
                       help='drawn digits of each kind (default: 60)')
   args = parser.parse_args()
@@ -200,7 +249,6 @@ def main():
     parser.error('--files: give 1 or more')
   data_set = getattr(mnist_input.read_data_sets(mnist_input.DATA_DIR), args.split)
   images, labels = data_set.images.reshape(-1, 28, 28), data_set.labels
-  random = np.random.RandomState(0)
   print('| pictures | number | right | doubtful | wrong | of these doubtful |\n'
         '|---|---|---|---|---|---|')
   results = {}
@@ -213,13 +261,11 @@ def main():
                 for image in images[:count]]
       found = measure(f'MNIST, files of {size}x{size}', digits, labels[:count], predict)
       results.setdefault('MNIST, files of 28x28', found)
-    drawn = []
-    for kind in KINDS:
-      chosen = random.choice(len(images), args.drawn, replace=False)
-      digits = [through_a_file(photograph(images[k], kind, random), f'{folder}/a.jpg')
-                for k in chosen]
-      drawn.append(measure(f'drawn: {kind}', digits, labels[chosen], predict))
-    results['Drawn digits'] = [np.concatenate(values) for values in zip(*drawn, strict=True)]
+    results['Cut to their box'] = measure_made(
+        images, labels, predict, f'{folder}/a.png',
+        lambda image, look, random: cut_to_box(image, LOOKS[look], random), LOOKS, args.cut)
+    results['Drawn'] = measure_made(images, labels, predict, f'{folder}/a.jpg', photograph, KINDS,
+                                    args.drawn)
     if args.photos:
       paths = sorted(path for path in args.photos.glob('*/*') if path.name[0].isdigit())
       results['Photos'] = measure('photos', [read(str(path)) for path in paths],

@@ -10,7 +10,7 @@ RIM = 6  # pixels: where ink is that has no margin
 TOUCHING = 0.01  # of the rim, if it is ink
 MARGIN = 25  # pixels
 SMALL = 100  # a picture with shorter sides is not a photo with a shadow across it
-SPECKS = 0.002  # of a picture: less ink is noise
+SPECKS = 0.002  # of a picture: less is noise
 
 # What is at the border is a shadow if the strokes are stronger than it by more than that, in shares
 # of its own strength: strokes of a digit differ among themselves, wide areas differ less.
@@ -23,6 +23,11 @@ def _rim(values: np.ndarray, width: int) -> np.ndarray:
   inside = values[width:-width]
   return np.concatenate([part.ravel() for part in (
       values[:width], values[-width:], inside[:, :width], inside[:, -width:])])
+
+
+def _count_pieces(mask: np.ndarray) -> int:
+  areas = np.bincount(ndimage.label(mask)[0].ravel())[1:]
+  return int((areas > SPECKS * mask.size).sum())
 
 
 def _is_shadow(plane: np.ndarray, small: np.ndarray, ink: np.ndarray, digit: np.ndarray) -> bool:
@@ -46,14 +51,17 @@ def add_margin(plane: np.ndarray, digit: np.ndarray) -> tuple[np.ndarray, bool] 
     digit: bool [height, width], the ink that was found without a margin.
 
   Returns:
-    float32 [150, 150], and whether ink is darker than paper; or None if the digit has a margin, or
-    what is at the border is a shadow.
+    float32, about [150, 150], and whether ink is darker than paper; or None if the digit has a
+    margin, or what is at the border is a shadow.
   """
   scale = SIDE / max(plane.shape)
   height, width = (max(1, round(scale * length)) for length in plane.shape)
   small = np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC))
   light = small > np.percentile(plane, [0.5, 99.5]).mean()
-  is_dark = bool(_rim(light, 1).mean() >= 0.5)
+  light_share = _rim(light, 1).mean()
+  if abs(light_share - 0.5) < 0.1:  # it does not say: ink is in fewer pieces than paper
+    light_share += 0.1 * np.sign(_count_pieces(light) - _count_pieces(~light))
+  is_dark = bool(light_share >= 0.5)
   ink = light != is_dark
   if (_rim(ink, RIM).mean() < TOUCHING or ink.all()
       or _is_shadow(plane, small, ink, digit)):

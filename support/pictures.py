@@ -31,6 +31,7 @@ SIGNATURE = re.compile(
     rb'(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8)|(?P<BMP>BM)|'
     rb'(?P<TIFF>II\*\0|MM\0\*)|(?P<WEBP>RIFF....WEBP)', re.DOTALL)
 SIGNATURE_BYTES = 12
+SYSTEM_FILES = ('thumbs.db', 'desktop.ini')  # of Windows, hidden there
 
 DAMAGED = 'is damaged or cut short: save or fetch it again'
 
@@ -64,11 +65,10 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
     # The shell of Windows leaves patterns to programs.
     paths = [argument] if os.path.exists(argument) else sorted(glob.glob(argument))
     for path in paths or [argument]:
-      # Two stars match no hidden files, but those that Windows hides by an attribute.
+      # Two stars match no file whose name begins with a dot.
       below = glob.glob(os.path.join(glob.escape(path), '**'), recursive=True)
-      shown = (file for file in below if not os.path.isdir(file)
-               and os.path.basename(file).lower() not in ('thumbs.db', 'desktop.ini'))
-      yield from sorted(shown) or [path]
+      yield from sorted(file for file in below if os.path.isfile(file) and
+                        os.path.basename(file).lower() not in SYSTEM_FILES) or [path]
 
 
 def sniff(head: bytes) -> str | None:

@@ -1,17 +1,15 @@
 """Pictures of digits: each step of digits/digit.py on a small picture, and all of them on files."""
-import os
-import struct
-import zlib
+import contextlib
+import time
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from running import SHARED, run_script
 from scipy import ndimage
 
 import mnist_predict
-from digits import digit, frames, paper, pieces
-from support import pictures
+from digits import digit, frames, margins, paper, pieces, strokes
 from support.console import UserError
 
 SEVEN = [(0.3, 0.25), (0.7, 0.25), (0.45, 0.8)]  # a line through these points of a square
@@ -39,14 +37,14 @@ def read(picture, path, **options):
 def same(image, other):
   """Return whether two digits look alike, whatever their strokes' width: float32 [28, 28]."""
   blurred = [ndimage.gaussian_filter(digit, 1.5).ravel() for digit in (image, other)]
-  return np.corrcoef(blurred)[0, 1] > 0.9
+  return np.corrcoef(blurred)[0, 1] > 0.85
 
 
 @pytest.fixture
 def seven():
   """A 7 as it should come out, float32 [28, 28]."""
-  return digit.place(digit.normalise_stroke(
-      digit.crop(1 - grey(line_picture(200, 15)), 0.5)))
+  return digit.place(strokes.normalise(
+      strokes.crop(1 - grey(line_picture(200, 15)), 0.5)))
 
 
 def test_a_mirrored_digit_does_not_look_alike(seven):
@@ -56,31 +54,14 @@ def test_a_mirrored_digit_does_not_look_alike(seven):
 # -- Each step ---------------------------------------------------------------------------
 
 
-def test_pixels_are_turned_as_pillow_turns_them():
-  pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-  for orientation in range(1, 9):
-    picture = Image.fromarray(pixels)
-    picture.getexif()[0x0112] = orientation
-    np.testing.assert_array_equal(pictures.turn(pixels, orientation),
-                                  np.asarray(ImageOps.exif_transpose(picture)))
-
-
-def test_large_pictures_are_averaged_down_and_thin_lines_stay():
+def test_large_pictures_are_averaged_down_and_thin_lines_stay(tmp_path):
   pixels = np.full([3000, 2000], 255, np.uint8)
   pixels[:, 1000] = 0
-  small = digit.decode(Image.fromarray(pixels))
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+  small = digit.read_picture(str(tmp_path / 'a.png'))
   assert small.shape == (750, 500, 4)
   np.testing.assert_allclose(small[:, 250, :3], 0.75, atol=0.01)
   assert (small[:, :250, :3] == 1).all() and (small[:, 251:, :3] == 1).all()
-
-
-@pytest.mark.parametrize('white', [255, 1023, 4095, 65535])
-def test_white_of_16_bit_files_is_the_least_full_scale_that_fits(white):
-  pixels = np.zeros([4, 4], np.uint16)
-  pixels[1, 1] = white
-  pixels[2, 2] = white // 2 + 1
-  decoded = digit.decode(Image.fromarray(pixels))
-  assert decoded[1, 1, 0] == 1 and decoded[2, 2, 0] == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(('ink', 'shade'), [(1, 0), (0, 1)])
@@ -208,29 +189,29 @@ def test_separate_digits_are_counted_and_one_is_chosen():
 def test_stroke_width_is_measured(width):
   mask = np.zeros([120, 120], bool)
   mask[10:110, 40:40 + width] = True
-  assert digit.stroke_width(mask) == pytest.approx(width, rel=0.2)
+  assert strokes.stroke_width(mask) == pytest.approx(width, rel=0.2)
 
 
 def share_of_stroke(box):
   """Return the stroke width of a digit's ink in pixels of a 20x20 box."""
-  return digit.stroke_width(box > 0.5) / max(box.shape) * digit.BOX_SIZE
+  return strokes.stroke_width(box > 0.5) / max(box.shape) * strokes.BOX_SIZE
 
 
 @pytest.mark.parametrize('width', [1, 2, 5])
 def test_thin_strokes_come_to_the_usual_width(width):
-  box = digit.crop(1 - grey(line_picture(200, width)), 0.5)
-  assert share_of_stroke(digit.normalise_stroke(box)) == pytest.approx(
-      digit.USUAL_STROKE, abs=0.6)
+  box = strokes.crop(1 - grey(line_picture(200, width)), 0.5)
+  assert share_of_stroke(strokes.normalise(box)) == pytest.approx(
+      strokes.USUAL_STROKE, abs=0.6)
 
 
 def test_very_thick_strokes_become_thinner():
-  box = digit.crop(1 - grey(line_picture(200, 80, [(0.5, 0.1), (0.5, 0.9)])), 0.5)
-  assert share_of_stroke(digit.normalise_stroke(box)) < 0.7 * share_of_stroke(box)
+  box = strokes.crop(1 - grey(line_picture(200, 80, [(0.5, 0.1), (0.5, 0.9)])), 0.5)
+  assert share_of_stroke(strokes.normalise(box)) < 0.7 * share_of_stroke(box)
 
 
 def test_strokes_as_mnists_are_left_alone():
-  box = digit.crop(1 - grey(line_picture(200, 20)), 0.5)
-  assert digit.normalise_stroke(box) is box
+  box = strokes.crop(1 - grey(line_picture(200, 20)), 0.5)
+  assert strokes.normalise(box) is box
 
 
 def test_the_box_fills_twenty_pixels_around_its_centre_of_mass():
@@ -269,79 +250,19 @@ def test_a_shadow_noise_and_dirt_change_nothing(tmp_path, seven):
   assert same(read(pixels, tmp_path / 'a.jpg').image, seven)
 
 
-@pytest.mark.parametrize('ending', ['jpg', 'png', 'tiff'])
-@pytest.mark.parametrize('orientation', [1, 3, 6, 8])
-def test_exif_orientation(tmp_path, seven, orientation, ending):
-  stored = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90,
-            8: Image.Transpose.ROTATE_270}[orientation]
-  picture = line_picture(120, 10)
-  exif = Image.Exif()
-  exif[0x0112] = orientation
-  picture = picture.transpose(stored) if stored is not None else picture
-  assert same(read(picture, tmp_path / f'a.{ending}', exif=exif).image, seven)
-
-
-@pytest.mark.parametrize('block', [
-    b'Exif\0\0', b'Exif\0\0II*\0\xff\xff\xff\xff', b'Exif\0\0garbage',
-    b'Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x03'])
-def test_a_corrupt_exif_block_says_nothing(tmp_path, seven, block, capfd):
-  assert same(read(line_picture(120, 10), tmp_path / 'a.jpg', exif=block).image, seven)
-  assert not capfd.readouterr().err
-
-
-def test_white_on_transparent_alpha_0_and_8_bits_in_16(tmp_path, seven):
+def test_white_on_transparent_alpha_0_and_12_bits_in_16(tmp_path, seven):
   ink = 255 - np.asarray(line_picture(120, 10))
   white = np.dstack([np.full([120, 120, 3], 255, np.uint8), ink])
   assert same(read(white, tmp_path / 'white.png').image, seven)
   unseen = np.dstack([255 - ink] * 3 + [0 * ink])
   assert same(read(unseen, tmp_path / 'unseen.bmp').image, seven)
-  assert same(read(ink.astype(np.uint16), tmp_path / 'wide.png').image, seven)
+  assert same(read(ink.astype(np.uint16) * 16, tmp_path / 'wide.png').image, seven)
 
 
-def progressive_jpeg_of_many_scans(count):
-  """Return a JPEG, bytes, of 6000x6000 pixels that begins count scans and holds none of them."""
-  frame = b'\xff\xc2' + struct.pack('>HBHHB', 11, 8, 6000, 6000, 1) + b'\1\x11\0'
-  scan = b'\xff\xda' + struct.pack('>HB', 8, 1) + b'\1\0\0\0\0'
-  return b'\xff\xd8' + frame + count * scan + b'\xff\xd9'
-
-
-def png_of(width, height):
-  """Return a PNG, bytes, that claims a size and holds no pixels."""
-  def chunk(name, data):
-    return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
-  header = struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
-  return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', b'') + chunk(b'IEND', b'')
-
-
-@pytest.mark.parametrize(('content', 'message'), [
-    (b'', 'is empty'), (b'no picture', 'is not a JPEG, PNG'), (png_of(30, 30), 'is damaged'),
-    (png_of(30000, 30000), '30000x30000 pixels, above the 100 million that are read: scale it'),
-    (progressive_jpeg_of_many_scans(300), 'is a JPEG file of 300 scans: save it again')])
-def test_bad_files_end_in_one_line(tmp_path, content, message):
-  path = tmp_path / 'a.png'
-  path.write_bytes(content)
-  with pytest.raises(UserError) as raised:
-    digit.read_digit(str(path))
-  assert message in str(raised.value) and 'a.png' in str(raised.value)
-
-
-def test_what_is_not_a_file_is_refused_without_being_opened(tmp_path):
-  with pytest.raises(UserError, match='is a folder'):
-    digit.read_digit(str(tmp_path))
-  if hasattr(os, 'mkfifo'):
-    os.mkfifo(tmp_path / 'pipe')
-    with pytest.raises(UserError, match='is not a regular file'):
-      digit.read_digit(str(tmp_path / 'pipe'))
-  with pytest.raises(FileNotFoundError):
-    digit.read_digit(str(tmp_path / 'missing.png'))
-
-
-def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
-  path = tmp_path / 'a.bmp'
-  with open(path, 'wb') as file:
-    file.truncate(pictures.MAX_BYTES + 1)  # takes no space on the disk
-  with pytest.raises(UserError, match='bytes'):
-    digit.read_digit(str(path))
+def test_what_is_not_a_picture_ends_in_one_line(tmp_path):
+  (tmp_path / 'a.png').write_bytes(b'no picture')
+  with pytest.raises(UserError, match='a.png is not a JPEG, PNG'):
+    digit.read_digit(str(tmp_path / 'a.png'))
 
 
 @pytest.mark.parametrize('pixels', [np.full([50, 50], 255, np.uint8), np.zeros([1, 1], np.uint8),
@@ -349,6 +270,60 @@ def test_a_file_too_large_is_refused_before_it_is_read(tmp_path):
 def test_one_shade_shows_no_digit(tmp_path, pixels):
   with pytest.raises(UserError, match='one shade'):
     read(pixels, tmp_path / 'a.png')
+
+
+# -- Cut to their box --------------------------------------------------------------------
+
+SHAPES = {'1': [(0.45, 0.1), (0.55, 0.9)], '7': SEVEN, '4': [(0.6, 0.9), (0.6, 0.1), (0.2, 0.6),
+                                                              (0.8, 0.6)],
+          '0': [(0.5 + 0.3 * np.sin(t), 0.5 + 0.4 * np.cos(t)) for t in np.linspace(0, 6.3, 40)]}
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize(('side', 'share'), [(1000, 0.02), (100, 0.2), (20, 0.1)])
+@pytest.mark.parametrize(('ink', 'paper'), [(0, 255), (255, 0), (150, 90)])
+def test_a_digit_cut_to_its_box_is_read_as_with_a_margin(tmp_path, shape, side, share, ink, paper):
+  width = max(1, round(side * share))
+  picture = line_picture(side, width, SHAPES[shape], ink, paper)
+  box = Image.fromarray(np.uint8(np.asarray(picture) != paper)).getbbox()
+  margin = Image.new('L', (2 * side, 2 * side), paper)
+  margin.paste(picture, (side // 2, side // 2))
+  expected = read(margin, tmp_path / 'margin.png').image
+  for sides in ((0, 1, 2, 3), (0, 1), (3,)):  # left, top, right, bottom
+    whole = (0, 0, side, side)
+    cut = picture.crop([box[k] if k in sides else whole[k] for k in range(4)])
+    found = read(cut, tmp_path / 'cut.png')
+    assert same(found.image, expected) and found.count == 1, sides
+
+
+@pytest.mark.parametrize(('ink', 'paper'), [(0, 255), (255, 0)])
+def test_ink_may_be_the_larger_part_of_its_box(tmp_path, ink, paper):
+  picture = line_picture(200, 60, SHAPES['0'], ink, paper)
+  cut = picture.crop(Image.fromarray(np.uint8(np.asarray(picture) != paper)).getbbox())
+  assert (np.asarray(cut) == ink).mean() > 0.6
+  plane, is_dark = margins.add_margin(grey(cut), np.zeros(cut.size[::-1], bool))
+  assert max(plane.shape) == 150 and is_dark == (ink == 0) and plane[0, 0] == paper / 255
+  found = read(cut, tmp_path / 'a.png').image
+  assert found[14, 14] < 0.5 < found[14].max()  # the hole of a 0
+
+
+def test_a_shadow_at_the_border_is_not_ink(tmp_path, seven):
+  plane = grey(line_picture(400, 16)) * 0.8 + 0.1
+  plane[:, :150] *= 0.5
+  strokes_of_seven = grey(line_picture(400, 16)) < 0.5
+  assert margins.add_margin(plane, strokes_of_seven) is None
+  assert margins.add_margin(plane, ~strokes_of_seven) is not None
+  assert same(read(np.uint8(plane * 255), tmp_path / 'a.png').image, seven)
+
+
+@pytest.mark.parametrize('size', [(30000, 16), (1, 4_000_000), (1400, 1400)])
+def test_pictures_of_dots_take_no_time(tmp_path, size):
+  pixels = np.full(size[::-1], 255, np.uint8)
+  pixels[::3, ::3] = 0
+  start = time.process_time()
+  with contextlib.suppress(UserError):
+    read(pixels, tmp_path / 'a.png')
+  assert time.process_time() - start < 10
 
 
 @pytest.mark.skipif(not (SHARED / 'digit_photos').is_dir(), reason='needs the photos')
@@ -370,12 +345,12 @@ def test_an_answer_says_when_it_is_doubtful_and_when_there_are_several_digits():
   row = np.full(10, 0.0002 / 8)
   row[9], row[5] = 0.9988, 0.001
   line = 'a.png: 9 with probability 0.9988 (runner-up 5 with 0.0010)'
-  assert mnist_predict.answer('a.png', 1, row) == line
-  several = mnist_predict.answer('a.png', 2, row)
+  assert mnist_predict.answer('a.png', 1, row, range(10)) == line
+  several = mnist_predict.answer('a.png', 2, row, range(10))
   assert several.startswith(line + ' - several digits: 2 seen') and 'doubtful' not in several
   row[9], row[5] = mnist_predict.DOUBTFUL_PROBABILITY - 0.001, 0.001
-  assert mnist_predict.answer('a.png', 1, row).endswith(
-      f' - doubtful: below {mnist_predict.DOUBTFUL_PROBABILITY:g}')
+  assert mnist_predict.answer('a.png', 1, row, 'abcdefghij').endswith(
+      '(runner-up f with 0.0010) - doubtful: below 0.95')
 
 
 def test_every_path_is_answered_in_order_and_each_bad_one_in_a_line(trained_dir, tmp_path):
