@@ -526,21 +526,16 @@ class Steps(tf.train.SessionRunHook):
       if self._optimizer:
         session.run(self._optimizer.local_step_init_op)
     self._began = time.monotonic()
-    return tf.train.SessionRunArgs(
-        self._optimizer.steps_done if self._optimizer else self._global_step)
+    return tf.train.SessionRunArgs(self._optimizer.steps_done if self._optimizer else [])
 
   def after_run(self, run_context: tf.train.SessionRunContext,
                 run_values: tf.train.SessionRunValues) -> None:
     self._member.step_secs = time.monotonic() - self._began
-    if self._optimizer:
-      self.steps_done = int(run_values.results)
-      self.next_step = self.steps_done + 1
-    else:
-      self.steps_done = int(run_values.results) + 1  # of others, there may be more
-      self.next_step += self._task.workers
-    if self.steps_done + self._task.workers >= self._last_step:
-      self._is_done = run_context.session.run(self._global_step) >= self._last_step
-    if self._member.is_over():
+    self.steps_done = int(run_values.results if self._optimizer
+                          else run_context.session.run(self._global_step))
+    self.next_step = self.steps_done + 1 if self._optimizer else self.next_step + self._task.workers
+    self._is_done = self.steps_done >= self._last_step
+    if self._member.is_over() or self._is_done and self._task.is_chief:
       run_context.request_stop()
 
   def end(self, session: tf.Session) -> None:
@@ -565,6 +560,7 @@ class SaverHook(tf.train.CheckpointSaverHook):
     super().__init__(model_dir, save_steps=save_steps, saver=saver, checkpoint_basename=model_name,
                      listeners=[listener], save_graph_def=False)
     self._timer, self._summary_writer = _BookTimer(every_steps=save_steps), writer
+    self._steps_per_run = 1
 
   def begin(self) -> None:
     self._global_step_tensor = tf.train.get_global_step()
