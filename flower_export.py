@@ -33,8 +33,8 @@ LABELS_FILE = 'labels.txt'  # the asset that holds the class names, one a line
 
 FLAGS = console.Flags()
 FLAGS.share(flower_predict.FLAGS, 'model_dir')
-console.DEFINE_path('export_dir', EXPORT_DIR, 'Folder of the numbered SavedModels.', FLAGS,
-                    for_tensorflow=True)
+FLAGS.DEFINE_path('export_dir', EXPORT_DIR, 'Folder of the numbered SavedModels.',
+                  for_tensorflow=True)
 
 
 def decode_photos(photos: tf.Tensor) -> tf.Tensor:

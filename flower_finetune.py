@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
 import flower_inference
@@ -59,33 +58,29 @@ REPORTS = 10
 MAX_TO_KEEP = 5
 
 FLAGS = console.Flags()
-console.DEFINE_path('input_file', INPUT_DATA, 'The .npy file of flower_preprocess.py.', FLAGS)
-console.DEFINE_path('ckpt_file', CKPT_FILE, 'The pre-trained checkpoint.', FLAGS,
-                    for_tensorflow=True)
-console.DEFINE_path('model_dir', TRAIN_FILE, 'Folder of the fine-tuned checkpoints.', FLAGS,
-                    for_tensorflow=True)
-flags.DEFINE_float(
+FLAGS.DEFINE_path('input_file', INPUT_DATA, 'The .npy file of flower_preprocess.py.')
+FLAGS.DEFINE_path('ckpt_file', CKPT_FILE, 'The pre-trained checkpoint.', for_tensorflow=True)
+FLAGS.DEFINE_path('model_dir', TRAIN_FILE, 'Folder of the fine-tuned checkpoints.',
+                  for_tensorflow=True)
+FLAGS.DEFINE_float(
     'learning_rate', None, f'Learning rate of RMSProp; default: {LEARNING_RATE} where the whole '
-    f'network runs at each step. On kept bottlenecks, that of the first step, to be divided by '
-    f'their mean; default: {BOTTLENECK_LEARNING_RATE}.', 0, flag_values=FLAGS)
-flags.DEFINE_integer(
-    'steps', None, 'Steps in all, those of earlier runs included; default: '
-    f'{STEPS} where the whole network runs at each step, {BOTTLENECK_STEPS} on kept bottlenecks.',
-    1, flag_values=FLAGS)
-flags.DEFINE_integer('batch_size', BATCH, 'Photos in a training step.', 1, flag_values=FLAGS)
-flags.DEFINE_string('checkpoint_exclude_scopes', CHECKPOINT_EXCLUDE_SCOPES,
-                    'Prefixes of variables not to restore from --ckpt_file, separated by commas.',
-                    flag_values=FLAGS)
-flags.DEFINE_string('trainable_scopes', TRAINABLE_SCOPE, 'Prefixes of variables to train, '
-                    'separated by commas; InceptionV3 is all.', flag_values=FLAGS)
-flags.DEFINE_enum('batch_norm', 'frozen', ['frozen', 'batch'], 'Batch normalization with the fixed '
-                  'statistics of the checkpoint, or with those of each batch, as in the book.',
-                  flag_values=FLAGS)
-flags.DEFINE_bool('feature_cache', True, 'Compute what the last layers read, the bottlenecks, once '
+    'network runs at each step. On kept bottlenecks, that of the first step, to be divided by '
+    f'their mean; default: {BOTTLENECK_LEARNING_RATE}.', 0)
+FLAGS.DEFINE_integer(
+    'steps', None, f'Steps in all, those of earlier runs included; default: {STEPS} where the '
+    f'whole network runs at each step, {BOTTLENECK_STEPS} on kept bottlenecks.', 1)
+FLAGS.DEFINE_integer('batch_size', BATCH, 'Photos in a training step.', 1)
+FLAGS.DEFINE_string('checkpoint_exclude_scopes', CHECKPOINT_EXCLUDE_SCOPES,
+                    'Prefixes of variables not to restore from --ckpt_file, separated by commas.')
+FLAGS.DEFINE_string('trainable_scopes', TRAINABLE_SCOPE,
+                    'Prefixes of variables to train, separated by commas; InceptionV3 is all.')
+FLAGS.DEFINE_enum('batch_norm', 'frozen', ['frozen', 'batch'], 'Batch normalization with the fixed '
+                  'statistics of the checkpoint, or with those of each batch, as in the book.')
+FLAGS.DEFINE_bool('feature_cache', True, 'Compute what the last layers read, the bottlenecks, once '
                   'for each photo and keep it, where only they are trained and batch normalization '
-                  'is frozen.', flag_values=FLAGS)
-flags.DEFINE_integer('seed', SEED, 'Seed of new weights, dropout, and the batches of evaluation.',
-                     0, 2**31 - 1, flag_values=FLAGS)
+                  'is frozen.')
+FLAGS.DEFINE_integer('seed', SEED, 'Seed of new weights, dropout, and the batches of evaluation.',
+                     0, 2**31 - 1)
 
 
 # -- Which variables ---------------------------------------------------------------------
@@ -104,22 +99,14 @@ def _prefixes(scopes: str, variables: list[tf.Variable], flag_name: str) -> tupl
 
 def get_tuned_variables(checkpoint_exclude_scopes: str = CHECKPOINT_EXCLUDE_SCOPES
                         ) -> list[tf.Variable]:
-  """Return the model variables to restore from the pre-trained checkpoint: all but the excluded.
-
-  Raises:
-    UserError: if a prefix matches no variable.
-  """
+  """Return the model variables to restore from the pre-trained checkpoint: all but the excluded."""
   variables = flower_inference.model_variables()
   exclusions = _prefixes(checkpoint_exclude_scopes, variables, 'checkpoint_exclude_scopes')
   return [variable for variable in variables if not variable.op.name.startswith(exclusions)]
 
 
 def get_trainable_variables(trainable_scopes: str = TRAINABLE_SCOPE) -> list[tf.Variable]:
-  """Return the variables to train.
-
-  Raises:
-    UserError: if a prefix matches no variable, or there is none.
-  """
+  """Return the variables to train."""
   scopes = _prefixes(trainable_scopes, tf.trainable_variables(), 'trainable_scopes')
   if not scopes:
     raise console.UserError('--trainable_scopes is empty: give one prefix at least',
@@ -165,14 +152,7 @@ class Model(NamedTuple):
 def build_model(n_classes: int, n_training_examples: int, recipe: Recipe, options: console.Options,
                 make_optimizer: Callable[[tf.Tensor], tf.train.Optimizer]
                 = tf.train.RMSPropOptimizer) -> Model:
-  """Build network, loss and training step.
-
-  Args:
-    make_optimizer: function of the learning rate.
-
-  Raises:
-    UserError: if options.trainable_scopes match no variable.
-  """
+  """Build network, loss and training step."""
   images = tf.placeholder(tf.uint8, [None, IMAGE_SIZE, IMAGE_SIZE, 3], name='input_images')
   scaled = tf.image.convert_image_dtype(images, tf.float32)  # to [0, 1]
   labels = tf.placeholder(tf.int64, [None], name='labels')
@@ -219,16 +199,11 @@ def build_model(n_classes: int, n_training_examples: int, recipe: Recipe, option
 
 
 def check_splits(data: ProcessedData, input_file: str) -> None:
-  """Raise UserError if a split is empty; say so if a class has nothing to train on."""
+  """Raise UserError if a split is empty."""
   for split in SPLITS:
     if not len(getattr(data, f'{split}_labels')):
       raise console.UserError(f'--input_file={input_file} has no {split} photos: preprocess more '
                               'photos, or with other percentages')
-  counts = np.bincount(data.training_labels, minlength=len(data.labels))
-  untrained = [name for name, count in zip(data.labels, counts, strict=True) if not count]
-  if untrained:
-    console.warn(f'--input_file={input_file} has no training photo of {", ".join(untrained)}, so '
-                 'that no photo will be taken for one: preprocess more photos of that class')
 
 
 def check_folder(folder: checkpoints.ModelFolder, data: ProcessedData, ckpt_path: str | None,
@@ -289,11 +264,7 @@ def make_examples(sess: tf.Session, model: Model, data: ProcessedData, recipe: R
 
 def validate(sess: tf.Session, model: Model, examples: evaluation.Examples, i: int, recipe: Recipe,
              options: console.Options) -> dict[str, float]:
-  """Return the accuracy and the cross entropy of the validation photos after step i, by name.
-
-  Raises:
-    UserError: if the weights are not worth saving.
-  """
+  """Return the accuracy and the cross entropy of the validation photos after step i, by name."""
   logits = evaluation.predict_logits(sess, model.logits, examples, 'validation', options.seed)
   accuracy, cross_entropy = evaluation.score(logits, examples.labels['validation'])
   evaluation.check_cross_entropy(i, cross_entropy, logits.shape[1], recipe.learning_rate, options)
@@ -303,11 +274,7 @@ def validate(sess: tf.Session, model: Model, examples: evaluation.Examples, i: i
 def test(sess: tf.Session, model: Model, examples: evaluation.Examples, data: ProcessedData,
          step: int, recipe: Recipe, options: console.Options, summary_writer: SummaryWriter
          ) -> np.ndarray:
-  """Report on photos that had no part in training, nor in choosing how to train.
-
-  Returns:
-    int64 [n], the predicted classes of the testing images.
-  """
+  """Report on photos that had no part in training; return their predicted classes, int64 [n]."""
   logits = evaluation.predict_logits(sess, model.logits, examples, 'testing', options.seed)
   predicted = logits.argmax(1)
   evaluation.print_test_report(predicted, data)
@@ -319,15 +286,12 @@ def test(sess: tf.Session, model: Model, examples: evaluation.Examples, data: Pr
 def finetune(data: ProcessedData, options: console.Options | None = None) -> np.ndarray | None:
   """Fine-tune on data.training_images and report on the testing ones.
 
-  Args:
-    options: their input_file is where bottlenecks are kept.
-
   Returns:
     int64 [n], the predicted classes of the testing images; None if a signal ended training.
 
   Raises:
-    UserError: if a split is empty, the folder, its checkpoints or the pre-trained one do not fit,
-      a checkpoint cannot be written, or the cross entropy shows that training has failed.
+    UserError: if the data, the folder or a checkpoint do not fit the options, a checkpoint cannot
+      be written, or the cross entropy shows that training has failed.
   """
   options = options or FLAGS.options()
   check_splits(data, options.input_file)

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from absl import flags
 
 import flower_finetune
 import flower_inference
@@ -23,7 +22,7 @@ PHOTOS_PER_RUN = 32  # decoded and classified at a time, which bounds the memory
 
 FLAGS = console.Flags()
 FLAGS.share(flower_finetune.FLAGS, 'model_dir')
-flags.DEFINE_integer('top_k', TOP_K, 'Most probable classes to print.', 1, flag_values=FLAGS)
+FLAGS.DEFINE_integer('top_k', TOP_K, 'Most probable classes to print.', 1)
 
 
 def read_labels(model_dir: str) -> list[str]:

@@ -14,7 +14,6 @@ import contextlib
 import os
 from typing import NamedTuple
 
-from absl import flags
 from tqdm import tqdm
 
 from flowers import data_file, folders, photo
@@ -40,14 +39,13 @@ ARCHIVE_URL = 'http://download.tensorflow.org/example_images/flower_photos.tgz'
 ARCHIVE_SHA256 = '4c54ace7911aaffe13a365c34f650e71dd5bf1be0a58b464e5a7183e3e595d9c'
 
 FLAGS = console.Flags()
-console.DEFINE_path('input_dir', INPUT_DATA, 'Folder of the class folders.', FLAGS)
-console.DEFINE_path('output_file', OUTPUT_FILE, 'The .npy file to write.', FLAGS)
-flags.DEFINE_integer('validation_percentage', VALIDATION_PERCENTAGE,
-                     'Percent of photos for validation.', 0, 99, flag_values=FLAGS)
-flags.DEFINE_integer('testing_percentage', TEST_PERCENTAGE,
-                     'Percent of photos for the final test.', 0, 99, flag_values=FLAGS)
-flags.DEFINE_integer('seed', SEED, 'Seed of the split and of the order.', 0, 2**31 - 1,
-                     flag_values=FLAGS)
+FLAGS.DEFINE_path('input_dir', INPUT_DATA, 'Folder of the class folders.')
+FLAGS.DEFINE_path('output_file', OUTPUT_FILE, 'The .npy file to write.')
+FLAGS.DEFINE_integer('validation_percentage', VALIDATION_PERCENTAGE,
+                     'Percent of photos for validation.', 0, 99)
+FLAGS.DEFINE_integer('testing_percentage', TEST_PERCENTAGE,
+                     'Percent of photos for the final test.', 0, 99)
+FLAGS.DEFINE_integer('seed', SEED, 'Seed of the split and of the order.', 0, 2**31 - 1)
 
 
 class Photo(NamedTuple):

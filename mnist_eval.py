@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 
 import mnist_inference
 import mnist_input
@@ -29,20 +28,17 @@ EVAL_BATCH_SIZE = 200
 
 FLAGS = console.Flags()
 FLAGS.share(mnist_train.FLAGS, 'data_dir', 'model_dir', 'validation_size')
-flags.DEFINE_enum('split', 'validation', ['validation', 'test'], 'Images to evaluate on.',
-                  flag_values=FLAGS)
-flags.DEFINE_float('eval_interval_secs', EVAL_INTERVAL_SECS,
-                   'Least seconds between two looks for checkpoints.',
-                   lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_bool('run_once', False,
-                  'Score the newest checkpoint and end; status 1 if there is none.',
-                  flag_values=FLAGS)
-flags.DEFINE_float('timeout_secs', None, 'Seconds without a new checkpoint after which polling '
-                   'ends; default: never.', lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_float('min_accuracy', None, 'End with status 1 if the last accuracy is below this.',
-                   lower_bound=0, upper_bound=1, flag_values=FLAGS)
-flags.DEFINE_bool('confusion_matrix', False, 'Also show which digits were taken for which, and '
-                  'the first wrong ones in TensorBoard.', flag_values=FLAGS)
+FLAGS.DEFINE_enum('split', 'validation', ['validation', 'test'], 'Images to evaluate on.')
+FLAGS.DEFINE_float('eval_interval_secs', EVAL_INTERVAL_SECS,
+                   'Least seconds between two looks for checkpoints.', 0)
+FLAGS.DEFINE_bool('run_once', False,
+                  'Score the newest checkpoint and end; status 1 if there is none.')
+FLAGS.DEFINE_float('timeout_secs', None, 'Seconds without a new checkpoint after which polling '
+                   'ends; default: never.', 0)
+FLAGS.DEFINE_float('min_accuracy', None, 'End with status 1 if the last accuracy is below this.',
+                   0, 1)
+FLAGS.DEFINE_bool('confusion_matrix', False, 'Also show which digits were taken for which, and '
+                  'the first wrong ones in TensorBoard.')
 
 
 # -- The graph ---------------------------------------------------------------------------
@@ -172,8 +168,8 @@ def restore_once(sess: tf.Session, graph: EvaluationGraph, options: console.Opti
   if path:
     yield path
   else:
-    print('No checkpoint file found')
     console.report(f'Looked for {mnist_train.MODEL_NAME}-STEP in {options.model_dir}.')
+    print('No checkpoint file found')
 
 
 def evaluate(mnist: mnist_input.DataSets, options: console.Options | None = None) -> float | None:

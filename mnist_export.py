@@ -24,8 +24,8 @@ EXPORT_DIR = os.path.join('exports', 'mnist')
 
 FLAGS = console.Flags()
 FLAGS.share(mnist_train.FLAGS, 'model_dir')
-console.DEFINE_path('export_dir', EXPORT_DIR, 'Folder of the numbered SavedModels.', FLAGS,
-                    for_tensorflow=True)
+FLAGS.DEFINE_path('export_dir', EXPORT_DIR, 'Folder of the numbered SavedModels.',
+                  for_tensorflow=True)
 
 
 def export(options: console.Options | None = None) -> tuple[str, str]:

@@ -3,6 +3,8 @@
 Two convolutions with max pooling, one hidden dense layer with dropout, and a linear output:
 1,663,370 parameters. This module is imported, never run; it reads no flags and no files.
 """
+from collections.abc import Callable
+
 from support.quiet_tensorflow import tf
 
 # Images and classes.
@@ -27,14 +29,14 @@ FC_SIZE = 512
 DROPOUT_RATE = 0.5
 
 
-def get_weight_variable(shape, regularizer):
+Regularizer = Callable[[tf.Tensor], tf.Tensor]  # a variable's penalty, a scalar
+
+
+def get_weight_variable(shape: list[int], regularizer: Regularizer | None) -> tf.Variable:
   """Return the float32 variable `weight`, as the book's layers call it, of the variable scope.
 
-  It starts from a normal distribution of standard deviation 0.1, cut at two deviations.
-
-  Args:
-    regularizer: function of the variable that returns a scalar penalty, which is added to
-      the collection `losses`; or None.
+  It starts from a normal distribution of standard deviation 0.1, cut at two deviations. Its penalty
+  is added to the collection `losses`.
   """
   weights = tf.get_variable('weight', shape,
                             initializer=tf.truncated_normal_initializer(stddev=0.1))
@@ -43,11 +45,12 @@ def get_weight_variable(shape, regularizer):
   return weights
 
 
-def _get_bias_variable(size, initial_value):
+def _get_bias_variable(size: int, initial_value: float) -> tf.Variable:
   return tf.get_variable('bias', [size], initializer=tf.constant_initializer(initial_value))
 
 
-def inference(input_tensor, train, regularizer, dropout_seed=None, num_labels=NUM_LABELS):
+def inference(input_tensor: tf.Tensor, train: bool, regularizer: Regularizer | None,
+              dropout_seed: tf.Tensor | None = None, num_labels: int = NUM_LABELS) -> tf.Tensor:
   """Build the network from images to logits.
 
   Variables are made by name with tf.get_variable, so that an evaluation graph can restore
@@ -55,12 +58,11 @@ def inference(input_tensor, train, regularizer, dropout_seed=None, num_labels=NU
 
   Args:
     input_tensor: float32 [batch, 28, 28, 1] in [0, 1]; batch may be unknown.
-    train: bool, whether to apply dropout.
-    regularizer: as for `get_weight_variable`, for the weights of the two dense layers only;
-      or None.
+    train: whether to apply dropout.
+    regularizer: for the weights of the two dense layers only.
     dropout_seed: int [2], which decides the units that dropout sets to zero: the same seed, the
       same units. None, as in the book: others in each run.
-    num_labels: int, the classes to tell apart, in place of the book's ten digits.
+    num_labels: the classes to tell apart; the book's are the ten digits.
 
   Returns:
     float32 [batch, num_labels], unscaled logits.

@@ -55,11 +55,7 @@ class DataSet:
 
   def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int = 0,
                classes: Sequence[int] = range(10), given: int = 0):
-    """Keep the arrays.
-
-    Args:
-      given: how many examples count as given by `next_batch` already.
-    """
+    """Keep the arrays; so many examples count as given by `next_batch` already."""
     self.images = images
     self.labels = labels
     self.classes = tuple(classes)
@@ -174,11 +170,7 @@ def _find(data_dir: str, part: str, kind: str) -> list[str]:
 
 
 def _read_idx(path: str) -> np.ndarray:
-  """Return the array in an IDX file, gzipped or not.
-
-  Raises:
-    UserError: if it is damaged, not an IDX file, or holds fewer or more bytes than its header says.
-  """
+  """Return the array in an IDX file, gzipped or not; raise UserError if it is not a whole one."""
   with open(path, 'rb') as file:
     is_gzipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC  # whatever its name says
   try:
@@ -192,20 +184,19 @@ def _read_idx(path: str) -> np.ndarray:
     raise UserError(f'{path} begins with the bytes {content[:4].hex(" ")}: it is not an IDX file '
                     'of images or labels; fetch it again')
   dtype, header_size = np.dtype(IDX_TYPES[content[2]]), 4 + 4 * content[3]
+  if len(content) < header_size:
+    raise UserError(f'{path} is cut short: {len(content)} bytes, but its header alone has '
+                    f'{header_size}')
   dimensions = np.frombuffer(content[4:header_size], '>u4').tolist()
   promised, found = math.prod(dimensions) * dtype.itemsize, len(content) - header_size
   if found != promised:
     raise UserError(f'{path} is {"cut short" if found < promised else "too long"}: its header '
-                    f'promises {promised} bytes of data, and {max(0, found)} follow')
+                    f'promises {promised} bytes of data, and {found} follow')
   return np.frombuffer(content, dtype, offset=header_size).reshape(dimensions)
 
 
 def read_images(path: str) -> np.ndarray:
-  """Return the images of an IDX file, uint8 [n, height, width].
-
-  Raises:
-    UserError: see `read_data_sets`.
-  """
+  """Return the images of an IDX file, uint8 [n, height, width]."""
   images = _read_idx(path)
   if images.ndim != 3 or images.dtype != np.uint8:
     raise UserError(f'{path} holds {images.dtype} of shape {list(images.shape)}: it is not an IDX '
@@ -214,11 +205,7 @@ def read_images(path: str) -> np.ndarray:
 
 
 def read_labels(path: str) -> np.ndarray:
-  """Return the labels of an IDX file, int64 [n].
-
-  Raises:
-    UserError: see `read_data_sets`.
-  """
+  """Return the labels of an IDX file, int64 [n]."""
   labels = _read_idx(path)
   if labels.ndim != 1:
     raise UserError(f'{path} holds numbers of shape {list(labels.shape)}: it is not an IDX file of '
@@ -292,11 +279,7 @@ def _find_folder(data_dir: str) -> str:
 
 
 def _find_classes(folder: str, labels: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
-  """Return the distinct labels, sorted, int64 [classes].
-
-  Raises:
-    UserError: if they are too few or too many, or the test files have another one.
-  """
+  """Return the distinct labels, sorted, int64 [classes]."""
   classes = np.unique(labels)
   if not 2 <= len(classes) <= MAX_CLASSES:
     raise UserError(f'{folder} has {len(classes)} different training labels: 2 to {MAX_CLASSES} '
@@ -328,9 +311,7 @@ def read_data_sets(data_dir: str | os.PathLike, fake_data: bool = False, one_hot
     The sets, of MNIST with 55,000, 5,000 and 10,000 examples.
 
   Raises:
-    UserError: if a file is missing, damaged, cut short or too long, or not an IDX file, if images
-      and labels differ in number, if the labels are no classes of one set, if validation_size
-      leaves no training example, or if the files cannot be fetched.
+    UserError: if the files cannot be fetched, or are not four whole ones of one set.
     ValueError: if fake_data is true, or dtype is another one.
   """
   _refuse_fake_data(fake_data)
@@ -349,7 +330,8 @@ def read_data_sets(data_dir: str | os.PathLike, fake_data: bool = False, one_hot
     seed = np.random.SeedSequence().entropy % 2**32
 
   def data_set(images, labels):
-    images = images.reshape([len(images), -1] if reshape else [*images.shape, 1])
+    images = images.reshape([len(images), math.prod(images.shape[1:])] if reshape
+                            else [*images.shape, 1])
     if dtype == np.float32:
       images = images.astype(np.float32)
       images /= 255

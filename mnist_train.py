@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
 import mnist_inference
@@ -52,41 +51,28 @@ STEPS_TO_LEARN = 100
 DIVERGED_ADVICE = 'give a smaller --learning_rate_base and another --model_dir'
 
 FLAGS = console.Flags()
-console.DEFINE_path('data_dir', mnist_input.DATA_DIR, 'Folder of the four MNIST files.', FLAGS)
-console.DEFINE_path('model_dir', MODEL_SAVE_PATH, 'Folder of the checkpoints.', FLAGS,
-                    for_tensorflow=True)
-flags.DEFINE_integer('validation_size', mnist_input.VALIDATION_SIZE,
-                     'Images at the head of the training file that are for validation.',
-                     lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_integer('batch_size', BATCH_SIZE, 'Images in a training step.',
-                     lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_float('learning_rate_base', LEARNING_RATE_BASE, 'Learning rate of the first epoch.',
-                   lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_float('learning_rate_decay', LEARNING_RATE_DECAY,
-                   'Factor on the learning rate after each epoch.',
-                   lower_bound=0, upper_bound=1, flag_values=FLAGS)
-flags.DEFINE_float('regularization_rate', REGULARAZTION_RATE,
-                   'Factor of the L2 penalty on the dense weights.',
-                   lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_bool('dropout', True,
-                  'Dropout in the dense layer; the run that the book prints had none.',
-                  flag_values=FLAGS)
-flags.DEFINE_bool('augment', False,
-                  'Shift, turn, scale and shear each training image a little, at random.',
-                  flag_values=FLAGS)
-flags.DEFINE_integer('training_steps', TRAINING_STEPS,
-                     'Steps in all, those of earlier runs included.',
-                     lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_float('moving_average_decay', MOVING_AVERAGE_DECAY,
-                   'Decay of the moving averages of the weights.',
-                   lower_bound=0, upper_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer('save_interval_steps', SAVE_INTERVAL_STEPS,
-                     'Steps from one checkpoint and printed loss to the next.',
-                     lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer('max_to_keep', MAX_TO_KEEP, 'Newest checkpoints to keep.',
-                     lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer('seed', SEED, 'Seed of initial weights, dropout and shuffling.',
-                     lower_bound=0, upper_bound=2**31 - 1, flag_values=FLAGS)
+FLAGS.DEFINE_path('data_dir', mnist_input.DATA_DIR, 'Folder of the four MNIST files.')
+FLAGS.DEFINE_path('model_dir', MODEL_SAVE_PATH, 'Folder of the checkpoints.', for_tensorflow=True)
+FLAGS.DEFINE_integer('validation_size', mnist_input.VALIDATION_SIZE,
+                     'Images at the head of the training file that are for validation.', 0)
+FLAGS.DEFINE_integer('batch_size', BATCH_SIZE, 'Images in a training step.', 1)
+FLAGS.DEFINE_float('learning_rate_base', LEARNING_RATE_BASE, 'Learning rate of the first epoch.', 0)
+FLAGS.DEFINE_float('learning_rate_decay', LEARNING_RATE_DECAY,
+                   'Factor on the learning rate after each epoch.', 0, 1)
+FLAGS.DEFINE_float('regularization_rate', REGULARAZTION_RATE,
+                   'Factor of the L2 penalty on the dense weights.', 0)
+FLAGS.DEFINE_bool('dropout', True,
+                  'Dropout in the dense layer; the run that the book prints had none.')
+FLAGS.DEFINE_bool('augment', False,
+                  'Shift, turn, scale and shear each training image a little, at random.')
+FLAGS.DEFINE_integer('training_steps', TRAINING_STEPS,
+                     'Steps in all, those of earlier runs included.', 1)
+FLAGS.DEFINE_float('moving_average_decay', MOVING_AVERAGE_DECAY,
+                   'Decay of the moving averages of the weights.', 0, 1)
+FLAGS.DEFINE_integer('save_interval_steps', SAVE_INTERVAL_STEPS,
+                     'Steps from one checkpoint and printed loss to the next.', 1)
+FLAGS.DEFINE_integer('max_to_keep', MAX_TO_KEEP, 'Newest checkpoints to keep.', 1)
+FLAGS.DEFINE_integer('seed', SEED, 'Seed of initial weights, dropout and shuffling.', 0, 2**31 - 1)
 
 # Options that change what later steps do: a resumed run prints a line for each that was changed.
 TRACKED_OPTIONS = ('seed', 'batch_size', 'learning_rate_base', 'learning_rate_decay',

@@ -188,7 +188,7 @@ def calibration(title, right, sure):
 def main():
   parser = argparse.ArgumentParser(description=__doc__,
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('--model_dir', default=mnist_predict.options().model_dir)
+  parser.add_argument('--model_dir', default=mnist_predict.FLAGS.options().model_dir)
   parser.add_argument('--photos', type=pathlib.Path)
   parser.add_argument('--split', choices=['validation', 'test'], default='test')
   parser.add_argument('--files', type=int, default=2000,

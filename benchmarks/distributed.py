@@ -71,7 +71,7 @@ def largest_share(servers):
                       ['127.0.0.1:100'])
   with tf.Graph().as_default(), tf.device(cluster.device_setter(task)):
     mnist_train.build_model(tf.placeholder(tf.float32, [None, 28, 28, 1]),
-                            tf.placeholder(tf.float32, [None, 10]), 55000, mnist_train.options())
+                            tf.placeholder(tf.float32, [None, 10]), 55000, mnist_train.FLAGS.options())
     loads = {}
     for variable in tf.trainable_variables():
       loads[variable.device] = loads.get(variable.device, 0) + variable.shape.num_elements()

@@ -54,7 +54,7 @@ def book(paths):
 
 def time_preprocessing(input_dir, output_file, rounds, book_photos):
   """Print photos a second of the contestants; leave the suite's output behind."""
-  options = flower_preprocess.options(input_dir=input_dir, output_file=output_file)
+  options = flower_preprocess.FLAGS.options(input_dir=input_dir, output_file=output_file)
   photos = flower_preprocess.create_image_lists(
       options.input_dir, options.testing_percentage, options.validation_percentage, options.seed)
   paths = [photo.path for photo in photos.photos]

@@ -58,7 +58,7 @@ def suite():
 
   import mnist_train
   from support.quiet_tensorflow import tf
-  mnist, options = read_data(), mnist_train.options()
+  mnist, options = read_data(), mnist_train.FLAGS.options()
   x = tf.placeholder(tf.float32, [None, 28, 28, 1], name='x-input')
   y_ = tf.placeholder(tf.float32, [None, 10], name='y-input')
   model = mnist_train.build_model(x, y_, mnist.train.num_examples, options)
@@ -78,7 +78,7 @@ def pipeline():
   """The same graph, fed by tf.data inside it."""
   import mnist_train
   from support.quiet_tensorflow import tf
-  mnist, options = read_data(), mnist_train.options()
+  mnist, options = read_data(), mnist_train.FLAGS.options()
   images, labels = tf.placeholder(tf.float32, [None, 784]), tf.placeholder(tf.float32, [None, 10])
   dataset = (tf.data.Dataset.range(mnist.train.num_examples).shuffle(mnist.train.num_examples)
              .repeat().batch(options.batch_size, drop_remainder=True)

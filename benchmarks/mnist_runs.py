@@ -57,8 +57,7 @@ def find_wrong_digits(model_dir):
   """Return [[test image, its label, the answer], ...] of the first wrong answers."""
   test = mnist_input.read_data_sets(mnist_input.DATA_DIR).test
   with tf.Graph().as_default(), tf.Session() as sess:
-    graph = mnist_eval.build_evaluation_graph()
-    mnist_eval.restore_model(sess, graph, str(model_dir))
+    graph, *_ = mnist_eval.restore_model(sess, str(model_dir))
     predicted = mnist_eval.predict_logits(sess, graph, test.images).argmax(1)
   return [[int(k), int(test.labels[k]), int(predicted[k])]
           for k in np.flatnonzero(predicted != test.labels)[:WRONG_DIGITS]]

@@ -10,11 +10,7 @@ CKPT_URL = 'http://download.tensorflow.org/models/inception_v3_2016_08_28.tar.gz
 
 
 def fetch_checkpoint(ckpt_file: str, variables: Sequence[tf.Variable]) -> None:
-  """Download Google's checkpoint, which has no published digest, and check its variables.
-
-  Raises:
-    UserError: if it cannot be had or is not of this network.
-  """
+  """Download Google's checkpoint, which has no published digest, and check its variables."""
   advice = ('fetch it elsewhere and unpack it, so that inception_v3.ckpt is at '
             f'--ckpt_file={ckpt_file}')
   with files.temporary_folder(ckpt_file) as folder:
@@ -45,11 +41,8 @@ def find_checkpoint(ckpt_file: str, model_name: str) -> str | None:
   """Return the path that names a checkpoint for TensorFlow, or None if there is none.
 
   Args:
-    ckpt_file: the checkpoint, one of its files, or a folder with one.
+    ckpt_file: the checkpoint, one of its files, or a folder with one; with several, UserError.
     model_name: what checkpoints of earlier fine-tuning are called, before their step.
-
-  Raises:
-    UserError: if it is a folder with none or several.
   """
   for suffix in checkpoints.SUFFIXES:
     ckpt_file = ckpt_file.removesuffix(suffix)
@@ -63,11 +56,8 @@ def get_checkpoint(ckpt_file: str, variables: Sequence[tf.Variable], model_name:
   """Return the path of the pre-trained checkpoint; download Google's if that is what is missing.
 
   Args:
+    ckpt_file, model_name: as for `find_checkpoint`; UserError if it is not a checkpoint.
     variables: those that Google's must hold.
-    ckpt_file, model_name: as for `find_checkpoint`.
-
-  Raises:
-    UserError: if there is none, or it is not a checkpoint.
   """
   path = find_checkpoint(ckpt_file, model_name)
   needed = (f'give inception_v3.ckpt, unpacked from {CKPT_URL}, or the flower.ckpt-STEP of an '

@@ -45,7 +45,6 @@ def load_bottlenecks(path: str, sess: tf.Session, images: tf.Tensor, bottlenecks
 
   Raises:
     UserError: if they are not finite, or path is a file of something else.
-    OSError: if the file cannot be written.
   """
   weights = (value.tobytes() for value in sess.run(list(backbone)))
   key = files.digest(itertools.chain([data.id.encode()], weights))

@@ -83,12 +83,11 @@ class DataWriter:
 
   def finish(self, labels: list[str], names: list[str], classes: list[int],
              counts: dict[str, int], **others: object) -> None:
-    """Write what belongs to the images, when all are written.
+    """Say what belongs to the images, when all are written.
 
     Args:
       labels: class names, sorted.
-      names: the photos' names, in the order of the images: training, validation, testing.
-      classes: the index of each photo's class.
+      names, classes: of each photo, in the order of the images: training, validation, testing.
       counts: how many photos each split has.
       others: what else to keep in the .json file.
     """
@@ -123,11 +122,7 @@ def data_writer(path: str) -> Iterator[DataWriter]:
 
 
 def _open_images(path: str, content: dict) -> np.ndarray | None:
-  """Return the images of a data file, mapped, if they are those of a .json file's content.
-
-  Raises:
-    OSError: if the file cannot be read.
-  """
+  """Return the images of a data file, mapped, if they are those of a .json file's content."""
   try:
     images = np.load(path, mmap_mode='r', allow_pickle=False)
   except (ValueError, EOFError):  # it is no .npy file, or is cut short
@@ -152,11 +147,7 @@ def load_processed_data(path: str) -> ProcessedData:
   """Open what flower_preprocess.py wrote, without reading the images into memory.
 
   Args:
-    path: of the .npy file; the .json file is expected beside it.
-
-  Raises:
-    UserError: if these are not two files of one run.
-    OSError: if a file cannot be read.
+    path: of the .npy file; UserError if the .json file beside it is not of the same run.
   """
   os.stat(path)  # of the two, the one that was named is missed first
   content = files.read_json(names_path(path), AGAIN)

@@ -34,11 +34,7 @@ SYSTEM_NAMES = {'thumbs.db', 'desktop.ini', '@eadir', '#recycle', '__macosx'}
 
 
 def _file_problem(path: str) -> str | None:
-  """Return why a file cannot be a photo; looks at its beginning only.
-
-  Raises:
-    OSError: if it cannot be read.
-  """
+  """Return why a file cannot be a photo; looks at its beginning only."""
   try:
     status = os.stat(path)
   except OSError:
@@ -66,9 +62,6 @@ def find_files(input_dir: str) -> tuple[dict[str, str | None], list[str]]:
   Returns:
     Why each file cannot be a photo, or None, by its name; and the names of the folders. A name is
     a path below input_dir with '/' on every system; names are sorted.
-
-  Raises:
-    OSError: if a file or a folder cannot be read.
   """
   def stop(error):
     raise error
@@ -158,11 +151,7 @@ def drawn_split(chance: int, validation_percentage: int, testing_percentage: int
 
 def refuse_folder(input_dir: str, classes: set[str], photo_names: list[str], depths: set[int]
                   ) -> None:
-  """Raise the UserError of a folder with too few or too many classes.
-
-  Args:
-    depths: what `split_depths` returns.
-  """
+  """Raise the UserError of a folder with too few or too many classes."""
   given = f'--input_dir={input_dir}'
   inside = [name for name in photo_names if '/' in name]
   if not photo_names:

@@ -17,6 +17,9 @@ from support.quiet_tensorflow import FILE_ERRORS, tf
 MODEL_FILE = 'model.json'  # what the checkpoints of a folder are of
 SUFFIXES = ('.index', '.data-00000-of-00001', '.meta')  # of the files of a checkpoint
 
+# What TensorFlow's reader raises of a damaged file.
+_READ_ERRORS = (ValueError, IndexError, tf.errors.OpError)
+
 
 class DamagedCheckpoint(UserError):
   """A checkpoint that cannot be used; another one may be intact."""
@@ -29,7 +32,7 @@ def step_of(checkpoint_path: str) -> int:
   """Return the training steps done: those that a checkpoint holds, or else those in its name."""
   try:
     return int(tf.train.load_checkpoint(checkpoint_path).get_tensor('global_step'))
-  except (ValueError, IndexError, tf.errors.OpError):  # whatever a damaged index leads to
+  except _READ_ERRORS:
     return int(checkpoint_path.rsplit('-', 1)[-1])
 
 
@@ -57,25 +60,17 @@ def identity(checkpoint_path: str) -> object:
 
 
 def read_shapes(checkpoint_path: str) -> dict[str, list[int]]:
-  """Return the shapes of a checkpoint's variables, by name.
-
-  Raises:
-    DamagedCheckpoint: if its files are missing, cut short or not a checkpoint.
-  """
+  """Return the shapes of a checkpoint's variables, by name; raise DamagedCheckpoint."""
   try:
     return tf.train.load_checkpoint(checkpoint_path).get_variable_to_shape_map()
-  except (ValueError, IndexError, tf.errors.OpError) as error:
+  except _READ_ERRORS as error:
     raise DamagedCheckpoint(
         f'{checkpoint_path} is not a whole checkpoint ({describe(error)})') from None
 
 
 def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
             checkpoint_path: str) -> None:
-  """Restore variables from a checkpoint.
-
-  Args:
-    saver: of the variables.
-    variables: by their names in the checkpoint.
+  """Restore variables, given by their names in the checkpoint, with the saver of them.
 
   Raises:
     DamagedCheckpoint: if its files are missing or cut short, or a number in it is not finite.
@@ -92,23 +87,23 @@ def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Var
   try:
     reader = tf.train.load_checkpoint(checkpoint_path)
     spoiled = [name for name in variables if not np.isfinite(reader.get_tensor(name)).all()]
-  except tf.errors.OpError as error:
+  except _READ_ERRORS as error:
     raise DamagedCheckpoint(f'{checkpoint_path} is damaged or not yet whole ({describe(error)})'
                             ) from None
   if spoiled:
     raise DamagedCheckpoint(f'{checkpoint_path} holds numbers that are not finite, in {spoiled[0]}')
-  saver.restore(sess, checkpoint_path)
+  try:
+    saver.restore(sess, checkpoint_path)
+  except (ValueError, *FILE_ERRORS) as error:  # a trainer has deleted it meanwhile
+    raise DamagedCheckpoint(f'{checkpoint_path} has gone ({describe(error)})') from None
 
 
 def restore_newest(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
                    model_dir: str, model_name: str) -> str | None:
-  """Restore the newest checkpoint that can be used, and say which ones were passed over.
-
-  Args:
-    saver, variables: as for `restore`.
+  """Restore the newest checkpoint that can be used, as `restore` does; return its path.
 
   Returns:
-    The path restored, or None if there are no checkpoints.
+    None if there are no checkpoints.
 
   Raises:
     UserError: if there are checkpoints and none can be used, or one is of another network.
@@ -131,11 +126,7 @@ def restore_newest(sess: tf.Session, saver: tf.train.Saver, variables: dict[str,
 
 def restore_model(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
                   model_dir: str, model_name: str) -> str:
-  """Restore as `restore_newest`, and return the path.
-
-  Raises:
-    UserError: if there is no checkpoint that can be used.
-  """
+  """Restore as `restore_newest`; raise UserError if there is no checkpoint."""
   path = restore_newest(sess, saver, variables, model_dir, model_name)
   if path is None:
     raise UserError(f'--model_dir={model_dir} holds no checkpoint {model_name}-STEP: train first, '
@@ -147,10 +138,7 @@ def restore_model(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, 
 
 
 class ModelFolder:
-  """A model folder that one trainer holds, from entering this context to leaving it.
-
-  The lock of a dead process does not count.
-  """
+  """A model folder that one trainer holds, from entering this context to leaving it."""
 
   def __init__(self, model_dir: str, model_name: str):
     self.path = model_dir
@@ -161,8 +149,7 @@ class ModelFolder:
     """Make the folder, hold it, and remove what a killed trainer was writing.
 
     Raises:
-      UserError: if it cannot be made or written, another process holds it, or it holds another
-        model.
+      UserError: if it cannot be written, another process holds it, or it holds another model.
     """
     try:
       os.makedirs(self.path, exist_ok=True)
@@ -186,14 +173,21 @@ class ModelFolder:
     self._lock.release()
 
   def _sweep(self) -> None:
-    """Refuse checkpoints of another model, with which this one would share a state file."""
-    for entry in sorted(os.listdir(self.path)):
-      match = re.fullmatch(r'(.+)-\d+\.(index|data.+\.tempstate\d+|index\.tempstate\d+)', entry)
-      if match and match.group(1) != self.model_name:
-        raise UserError(f'--model_dir={self.path} holds checkpoints of another model, {entry}: '
-                        'choose another folder')
-      if match and match.group(2) != 'index':  # TensorFlow's, of a checkpoint that is being written
-        files.remove(os.path.join(self.path, entry))
+    # TensorFlow gives a file that it is writing another ending, and deletes the index of its
+    # oldest checkpoint first. Two models in one folder would share one state file.
+    found = [match for match in map(re.compile(
+        r'(.+)-(\d+)\.(index|meta|data-\d+-of-\d+)(\.tempstate\d+)?').fullmatch,
+        sorted(os.listdir(self.path))) if match]
+    steps = []
+    for name, step, kind, is_unfinished in (match.groups() for match in found):
+      if kind == 'index' and not is_unfinished:
+        steps.append(int(step))
+        if name != self.model_name:
+          raise UserError(f'--model_dir={self.path} holds checkpoints of another model, '
+                          f'{name}-{step}: choose another folder')
+    for match in found:
+      if match[1] == self.model_name and (match[4] or steps and int(match[2]) < min(steps)):
+        files.remove(os.path.join(self.path, match[0]))
 
   def require_held(self) -> None:
     """Raise UserError if the folder was deleted, or made again by somebody else, meanwhile."""
@@ -209,11 +203,8 @@ class ModelFolder:
     """Compare what is trained with what the folder's checkpoints are of, and keep it beside them.
 
     Args:
-      model: for JSON; going on with another value of one of these would spoil the model.
+      model: for JSON; another value of one of these would spoil the model: UserError.
       options: for JSON; another value of one of these is printed and taken.
-
-    Raises:
-      UserError: if the folder's checkpoints are of another model.
     """
     path = os.path.join(self.path, MODEL_FILE)
     stored = {}  # what this run does not know of the model stays as it is
@@ -238,14 +229,11 @@ def _shorten(value: object) -> str:
 
 
 def read_model(model_dir: str) -> dict:
-  """Return what `ModelFolder.check_model` kept of a folder's model; empty if there is nothing.
-
-  Raises:
-    UserError: if the file does not hold that.
-  """
+  """Return what `ModelFolder.check_model` kept of a folder's model; empty if there is nothing."""
   path = os.path.join(model_dir, MODEL_FILE)
-  return files.read_json(path, 'fetch it again, or train into a new --model_dir'
-                         ) if os.path.exists(path) else {}
+  if not os.path.exists(path):
+    return {}
+  return files.read_json(path, 'fetch it again, or train into a new --model_dir')
 
 
 # -- Saving ------------------------------------------------------------------------------
@@ -258,12 +246,7 @@ class Saver(tf.train.Saver):
   """
 
   def __init__(self, folder: ModelFolder, max_to_keep: int, advice: str):
-    """Add what saving needs to the graph.
-
-    Args:
-      max_to_keep: how many of the newest checkpoints to keep.
-      advice: what to do when the weights are not finite.
-    """
+    """Add what saving needs to the graph; advice is for weights that are not finite."""
     super().__init__(max_to_keep=max_to_keep, save_relative_paths=True)
     self._folder = folder
     self._advice = advice
@@ -271,11 +254,7 @@ class Saver(tf.train.Saver):
         tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()])
 
   def resume(self, sess: tf.Session) -> str | None:
-    """Restore the newest checkpoint that can be used; return its path, None if there are none.
-
-    Raises:
-      UserError: as for `restore_newest`.
-    """
+    """Restore as `restore_newest`, and count the folder's checkpoints for max_to_keep."""
     folder = self._folder
     variables = {variable.op.name: variable for variable in tf.global_variables()}
     path = restore_newest(sess, self, variables, folder.path, folder.model_name)

@@ -5,6 +5,7 @@ scripts in one notebook kernel do not share flags, and a script may be run twice
 """
 import contextlib
 import copy
+import functools
 import gc
 import os
 import re
@@ -80,34 +81,8 @@ def describe(error: Exception) -> str:
 # -- Flags -------------------------------------------------------------------------------
 
 
-class Flags(flags.FlagValues):
-  """The flags of a script, and what they are for its functions: options."""
-
-  def options(self, **changes: object) -> types.SimpleNamespace:
-    """Return the flags' defaults, changed by name and checked as on the command line.
-
-    Raises:
-      TypeError: if there is no flag of a name.
-      UserError: if a value is out of the flag's bounds.
-    """
-    values = {name: self[name].default for name in self}
-    for name, value in changes.items():
-      if name not in values:
-        raise TypeError(f'there is no option {name!r}: choose from {", ".join(sorted(values))}')
-      try:
-        values[name] = None if value is None else self[name].parser.parse(
-            os.fspath(value) if isinstance(value, os.PathLike) else value)
-      except (TypeError, ValueError) as error:
-        raise UserError(f'{name}={value!r}: {error}', WRONG_USAGE) from None
-    return types.SimpleNamespace(**values)
-
-  def share(self, other: flags.FlagValues, *names: str) -> None:
-    """Define the flags of another script here, some by name or all."""
-    for name in names or list(other):
-      flags.DEFINE_flag(copy.deepcopy(other[name]), self)
-
-
-Options = Flags | types.SimpleNamespace  # what functions take: flags that were parsed, or options
+def _define(flag_values: 'Flags', define: Callable, *args: object, **kwargs: object) -> None:
+  define(*args, flag_values=flag_values, **kwargs)
 
 
 class _PathParser(flags.ArgumentParser):
@@ -134,15 +109,51 @@ class _PathParser(flags.ArgumentParser):
     return path
 
 
-def DEFINE_path(name: str, default: str, help: str, flag_values: Flags, *,
-                for_tensorflow: bool = False) -> None:
-  """Define a flag for a local file or folder; `~` is the home folder.
+class Flags(flags.FlagValues):
+  """The flags of a script, and what they are for its functions: options.
 
-  Args:
-    for_tensorflow: whether TensorFlow itself opens it, which takes some names for patterns.
+  A method DEFINE_integer and the like is absl's function of that name.
   """
-  flags.DEFINE(_PathParser(for_tensorflow), name, default, help, flag_values,
-               flags.ArgumentSerializer())
+  DEFINE_bool = functools.partialmethod(_define, flags.DEFINE_bool)
+  DEFINE_enum = functools.partialmethod(_define, flags.DEFINE_enum)
+  DEFINE_float = functools.partialmethod(_define, flags.DEFINE_float)
+  DEFINE_integer = functools.partialmethod(_define, flags.DEFINE_integer)
+  DEFINE_string = functools.partialmethod(_define, flags.DEFINE_string)
+
+  def DEFINE_path(self, name: str, default: str, help: str, *, for_tensorflow: bool = False
+                  ) -> None:
+    """Define a flag for a local file or folder; `~` is the home folder.
+
+    Args:
+      for_tensorflow: whether TensorFlow itself opens it, which takes some names for patterns.
+    """
+    flags.DEFINE(_PathParser(for_tensorflow), name, default, help, self, flags.ArgumentSerializer())
+
+  def options(self, **changes: object) -> types.SimpleNamespace:
+    """Return the flags' defaults, changed by name and checked as on the command line.
+
+    Raises:
+      TypeError: if there is no flag of a name.
+      UserError: if a value is out of the flag's bounds.
+    """
+    values = {name: self[name].default for name in self}
+    for name, value in changes.items():
+      if name not in values:
+        raise TypeError(f'there is no option {name!r}: choose from {", ".join(sorted(values))}')
+      try:
+        values[name] = None if value is None else self[name].parser.parse(
+            os.fspath(value) if isinstance(value, os.PathLike) else value)
+      except (TypeError, ValueError) as error:
+        raise UserError(f'{name}={value!r}: {error}', WRONG_USAGE) from None
+    return types.SimpleNamespace(**values)
+
+  def share(self, other: flags.FlagValues, *names: str) -> None:
+    """Define the flags of another script here, some by name or all."""
+    for name in names or list(other):
+      flags.DEFINE_flag(copy.deepcopy(other[name]), self)
+
+
+Options = Flags | types.SimpleNamespace  # what functions take: flags that were parsed, or options
 
 
 def _advice(error: Exception, flag_values: Flags) -> str:

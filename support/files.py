@@ -11,12 +11,12 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import filelock
-from tqdm import tqdm
 
 from support.console import UserError, describe, report
 
@@ -105,11 +105,7 @@ def temporary_folder(path: str) -> Iterator[str]:
 
 
 def require_regular_file(path: str, max_bytes: int) -> None:
-  """Raise UserError unless path is a regular file of at most max_bytes; nothing is opened.
-
-  Raises:
-    OSError: if there is no such file.
-  """
+  """Raise UserError unless path is a regular file of at most max_bytes; nothing is opened."""
   status = os.stat(path)
   if not stat.S_ISREG(status.st_mode):
     kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'
@@ -127,15 +123,7 @@ def digest(chunks: Iterable[bytes]) -> str:
 
 
 def read_json(path: str, advice: str) -> dict:
-  """Return the object in a JSON file.
-
-  Args:
-    advice: what to do if the file is missing or does not hold one.
-
-  Raises:
-    UserError: in these cases.
-    OSError: if the file cannot be read.
-  """
+  """Return the object in a JSON file; raise UserError, with advice, if there is none."""
   try:
     with open(path, encoding='utf-8') as file:
       content = json.load(file)
@@ -162,23 +150,18 @@ def download(url: str, folder: str, advice: str, sha256: str | None = None) -> s
 
   Args:
     folder: a temporary one, since a killed download leaves a part there.
-    advice: what to put where by hand, for a machine without network.
-    sha256: hexadecimal digest that the file must have; None where none is published.
-
-  Raises:
-    UserError: if the file cannot be had or differs from its digest; the message ends in advice.
+    advice: what to put where by hand, for a machine without network; it ends the UserError of a
+      file that cannot be had or differs from its digest.
+    sha256: in hexadecimal digits; None where none is published.
   """
   import pooch  # here: it and requests take a fifth of a second, and most runs download nothing
   import requests
 
   pooch.get_logger().setLevel(logging.WARNING)
-  name = url.rsplit('/', 1)[-1]
-  # disable=None: no progress bar where standard error is not a terminal.
-  bar = tqdm(unit='B', unit_scale=True, desc=name, disable=None)
-  downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=CHUNK_BYTES,
+  downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=CHUNK_BYTES,
                                     timeout=DOWNLOAD_TIMEOUT_SECS)
   try:
-    return pooch.retrieve(url, sha256, name, folder, downloader=downloader)
+    return pooch.retrieve(url, sha256, url.rsplit('/', 1)[-1], folder, downloader=downloader)
   except requests.RequestException as error:
     reason = describe(error) if error.response is not None else type(error).__name__
     raise UserError(f'cannot download {url} ({reason}): {advice}') from None
@@ -195,13 +178,9 @@ def _data_without_links(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
 
 
 def unpack(archive_path: str, folder: str) -> None:
-  """Unpack a gzipped tar archive into a folder: plain files and folders only.
+  """Unpack a gzipped tar archive into a folder: plain files and folders only, or UserError.
 
   Not pooch's Untar, which before Python 3.12 lets members lead out of the folder.
-
-  Raises:
-    UserError: if it is not a whole archive, or a member is a link, a device, or leads out of
-      folder.
   """
   try:
     with tarfile.open(archive_path, 'r:gz') as archive:

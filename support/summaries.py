@@ -16,6 +16,7 @@ class SummaryWriter:
 
   def __init__(self, folder: str):
     self._folder = folder
+    self._path = ''
     self._writer: tf.io.TFRecordWriter | None = None
     self._has_failed = False
 
@@ -29,7 +30,8 @@ class SummaryWriter:
   def _open(self) -> None:
     os.makedirs(self._folder, exist_ok=True)
     name = f'events.out.tfevents.{time.time():.0f}.{os.getpid()}.{time.time_ns()}'
-    self._writer = tf.io.TFRecordWriter(os.path.join(self._folder, name))
+    self._path = os.path.join(self._folder, name)
+    self._writer = tf.io.TFRecordWriter(self._path)
     self._writer.write(tf.Event(wall_time=time.time(), file_version='brain.Event:2'
                                 ).SerializeToString())
 
@@ -38,7 +40,7 @@ class SummaryWriter:
     if self._has_failed:
       return
     try:
-      if self._writer is None:
+      if not os.path.exists(self._path):  # none yet, or a trainer began again in a new folder
         self._open()
       event.wall_time = time.time()
       self._writer.write(event.SerializeToString())

@@ -22,7 +22,7 @@ def mnist(mnist_dir):
 def trained_dir(mnist, tmp_path_factory):
   """A model folder after 61 training steps, with checkpoints at 1, 21, 41 and 61."""
   model_dir = tmp_path_factory.mktemp('trained')
-  mnist_train.train(mnist, mnist_train.options(
+  mnist_train.train(mnist, mnist_train.FLAGS.options(
       model_dir=model_dir, training_steps=61, save_interval_steps=20, batch_size=50))
   return model_dir
 
@@ -38,7 +38,7 @@ def photos_file(photos_dir, tmp_path_factory):
   """The output of preprocessing `photos_dir`; no split is empty."""
   import flower_preprocess
   path = tmp_path_factory.mktemp('processed') / 'photos.npy'
-  flower_preprocess.preprocess(flower_preprocess.options(
+  flower_preprocess.preprocess(flower_preprocess.FLAGS.options(
       input_dir=photos_dir, output_file=path, testing_percentage=25, validation_percentage=25))
   return path
 

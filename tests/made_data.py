@@ -3,7 +3,7 @@ import gzip
 import pathlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 def idx_images(images):
@@ -16,24 +16,32 @@ def idx_labels(labels):
   return np.array([2049, len(labels)], '>u4').tobytes() + labels.tobytes()
 
 
-def write_mnist(folder, train=5200, test=60, seed=0, compress=True):
-  """Write four files in the MNIST format: a bright block, whose place tells the label."""
+def write_mnist(folder, train=5200, test=60, seed=0, compress=True, labels=range(10)):
+  """Write four files in the MNIST format: a bright block, whose place follows from the label."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   random = np.random.RandomState(seed)
   for prefix, count in (('train', train), ('t10k', test)):
-    labels = random.randint(0, 10, count).astype(np.uint8)
+    classes = random.randint(0, len(labels), count)
     images = random.randint(0, 60, (count, 28, 28)).astype(np.uint8)
-    for image, label in zip(images, labels, strict=True):
-      row, column = divmod(int(label), 5)
+    for image, label in zip(images, classes, strict=True):
+      row, column = divmod(int(label) % 10, 5)
       image[4 + row * 12:12 + row * 12, 1 + column * 5:6 + column * 5] = 255
     for name, content in ((f'{prefix}-images-idx3-ubyte', idx_images(images)),
-                          (f'{prefix}-labels-idx1-ubyte', idx_labels(labels))):
+                          (f'{prefix}-labels-idx1-ubyte', idx_labels(np.uint8(labels)[classes]))):
       if compress:
         (folder / f'{name}.gz').write_bytes(gzip.compress(content, 1, mtime=0))
       else:
         (folder / name).write_bytes(content)
   return folder
+
+
+def draw_stroke(path):
+  """Write a picture of a 1, 60x60 pixels; return its path."""
+  picture = Image.new('L', (60, 60), 255)
+  ImageDraw.Draw(picture).line([(30, 10), (30, 50)], fill=0, width=5)
+  picture.save(path)
+  return path
 
 
 def write_photos(folder, classes=('daisy', 'rose', 'tulip'), count=8, seed=0):

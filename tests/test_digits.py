@@ -394,7 +394,7 @@ def test_batches_answer_as_one_by_one(trained_dir, tmp_path, monkeypatch, capsys
   paths = [str(tmp_path / f'{width}.png') for width in range(1, 6)]
   for width, path in enumerate(paths, start=1):
     line_picture(60, width).save(path)
-  options = mnist_predict.options(model_dir=trained_dir)
+  options = mnist_predict.FLAGS.options(model_dir=trained_dir)
   assert mnist_predict.classify(paths, options) == 0
   together = capsys.readouterr().out
   monkeypatch.setattr(mnist_predict, 'PICTURES_PER_RUN', 2)

@@ -92,7 +92,7 @@ def test_variables_are_spread_by_size():
   task = cluster.Task('worker', 0, ['127.0.0.1:1', '127.0.0.1:2'], ['127.0.0.1:3'])
   with tf.Graph().as_default(), tf.device(cluster.device_setter(task)):
     mnist_train.build_model(tf.placeholder(tf.float32, [None, 28, 28, 1]),
-                            tf.placeholder(tf.float32, [None, 10]), 200, mnist_train.options())
+                            tf.placeholder(tf.float32, [None, 10]), 200, mnist_train.FLAGS.options())
     devices = {variable.op.name: variable.device for variable in tf.global_variables()}
     averaging = [op.device for op in tf.get_default_graph().get_operations()
                  if '/AssignMovingAvg' in op.name and op.type in ('Mul', 'AssignSub')]

@@ -1,7 +1,9 @@
 """mnist_eval.py: the averages' accuracy of each checkpoint, once, and what cron reads."""
+import contextlib
 import os
 import re
 import shutil
+import threading
 
 import lenet_in_numpy
 import numpy as np
@@ -27,12 +29,20 @@ def test_evaluates_the_averages_not_the_live_weights(mnist, trained_dir):
   path = str(trained_dir / 'mnist.ckpt-21')
   with tf.Graph().as_default(), tf.Session() as sess:
     graph = mnist_eval.build_evaluation_graph()
-    checkpoints.restore_checkpoint(sess, graph.saver, graph.variables, path)
+    checkpoints.restore(sess, graph.saver, graph.variables, path)
     found = mnist_eval.predict_logits(sess, graph, mnist.test.images)
   averaged, live = (lenet_in_numpy.logits(as_pictures(mnist.test), read_weights(path, suffix))
                     for suffix in (AVERAGE, ''))
   np.testing.assert_allclose(found, averaged, rtol=1e-3, atol=1e-3)
   assert np.abs(found - live).max() > 0.01  # the live weights answer otherwise
+
+
+@contextlib.contextmanager
+def polling(model_dir, **changes):
+  """Give what mnist_eval.restore_each yields for a folder."""
+  with tf.Graph().as_default(), tf.Session() as sess:
+    options = mnist_eval.FLAGS.options(model_dir=model_dir, eval_interval_secs=0, **changes)
+    yield mnist_eval.restore_each(sess, mnist_eval.build_evaluation_graph(), options)
 
 
 def test_scores_each_checkpoint_once_in_order(mnist, mnist_dir, trained_dir):
@@ -53,19 +63,53 @@ def test_scores_each_checkpoint_once_in_order(mnist, mnist_dir, trained_dir):
 
 def test_a_folder_that_is_trained_in_again_is_scored_again(trained_dir, tmp_path):
   folder = tmp_path / 'model'
-  polls = mnist_eval.new_checkpoints(mnist_eval.options(
-      model_dir=folder, eval_interval_secs=0, timeout_secs=1))
-  shutil.copytree(trained_dir, folder)
-  assert [checkpoints.step_of(next(polls)) for _ in range(4)] == [1, 21, 41, 61]
-  shutil.rmtree(folder)
-  shutil.copytree(trained_dir, folder, copy_function=shutil.copyfile)  # with times of their own
-  assert [checkpoints.step_of(path) for path in polls] == [1, 21, 41, 61]
+  with polling(folder, timeout_secs=1) as polls:
+    shutil.copytree(trained_dir, folder)
+    assert [checkpoints.step_of(next(polls)) for _ in range(4)] == [1, 21, 41, 61]
+    shutil.rmtree(folder)
+    shutil.copytree(trained_dir, folder, copy_function=shutil.copyfile)  # with times of their own
+    assert [checkpoints.step_of(path) for path in polls] == [1, 21, 41, 61]
+
+
+def test_a_checkpoint_that_comes_file_by_file_is_scored_when_it_is_whole(
+    trained_dir, tmp_path, capsys):
+  data = (trained_dir / 'mnist.ckpt-21.data-00000-of-00001').read_bytes()
+  with polling(tmp_path, timeout_secs=1) as polls:
+    for name in ('mnist.ckpt-1.index', 'mnist.ckpt-1.data-00000-of-00001', 'mnist.ckpt-21.index'):
+      shutil.copy(trained_dir / name, tmp_path)
+    assert checkpoints.step_of(next(polls)) == 1
+    (tmp_path / 'mnist.ckpt-21.data-00000-of-00001').write_bytes(data[:len(data) // 3])
+    threading.Timer(0.3, (tmp_path / 'mnist.ckpt-21.data-00000-of-00001').write_bytes, [data]
+                    ).start()
+    assert [checkpoints.step_of(path) for path in polls] == [21]
+  said = capsys.readouterr().err
+  assert said.count('\n') == 1 and 'mnist.ckpt-21' in said and 'skipped until' in said
+
+
+def test_the_step_that_a_checkpoint_holds_decides(mnist, trained_dir, tmp_path, capsys):
+  for path in trained_dir.glob('mnist.ckpt-[12]*'):
+    os.link(path, tmp_path / path.name.replace('-1.', '-999.'))  # a copy under another name
+  mnist_eval.evaluate(mnist, mnist_eval.FLAGS.options(model_dir=tmp_path, run_once=True))
+  assert 'After 21 training step(s)' in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_are_refused(mnist, trained_dir, tmp_path, capsys):
+  for path in trained_dir.glob('mnist.ckpt-21.*'):
+    os.link(path, tmp_path / path.name)
+  with tf.Graph().as_default(), tf.Session() as sess:
+    graph = mnist_eval.build_evaluation_graph()
+    checkpoints.restore(sess, graph.saver, graph.variables, str(tmp_path / 'mnist.ckpt-21'))
+    tf.global_variables()[0].load(np.full([5, 5, 1, 32], np.nan), sess)
+    graph.saver.save(sess, str(tmp_path / 'mnist.ckpt'), 41, write_state=False)
+  mnist_eval.evaluate(mnist, mnist_eval.FLAGS.options(model_dir=tmp_path, run_once=True))
+  said = capsys.readouterr()
+  assert 'mnist.ckpt-41 holds numbers that are not finite' in said.err
+  assert 'After 21 training step(s)' in said.out
 
 
 def test_polling_says_once_that_it_waits(tmp_path, capsys):
-  polls = mnist_eval.new_checkpoints(mnist_eval.options(
-      model_dir=tmp_path, eval_interval_secs=0, timeout_secs=0.3))
-  assert list(polls) == []
+  with polling(tmp_path, timeout_secs=0.3) as polls:
+    assert list(polls) == []
   waiting = f'No checkpoint file found in {tmp_path} yet: waiting for one.\n'
   assert capsys.readouterr().out == waiting
 
@@ -73,7 +117,7 @@ def test_polling_says_once_that_it_waits(tmp_path, capsys):
 def test_accuracy_goes_to_a_tensorboard_folder_of_its_own(mnist, tmp_path, trained_dir):
   for path in trained_dir.glob('mnist.ckpt-61*'):
     os.link(path, tmp_path / path.name)
-  accuracy = mnist_eval.evaluate(mnist, mnist_eval.options(
+  accuracy = mnist_eval.evaluate(mnist, mnist_eval.FLAGS.options(
       model_dir=tmp_path, split='test', run_once=True))
   events = [event for path in (tmp_path / 'eval_test').glob('events*')
             for event in tf.train.summary_iterator(str(path)) if event.summary.value]
@@ -101,7 +145,7 @@ def test_min_accuracy_sets_the_status(mnist_dir, trained_dir, tmp_path, least, s
   assert ('below --min_accuracy=1' in result.stderr) == (status == 1)
 
 
-def test_images_that_may_have_been_trained_on_are_told(mnist_dir, trained_dir):
+def test_warns_of_images_that_may_have_been_trained_on(mnist_dir, trained_dir):
   result = running.run_script('mnist_eval.py', '--data_dir', mnist_dir, '--model_dir', trained_dir,
                               '--run_once', '--validation_size=5100')
   assert result.returncode == 0 and len(result.stderr.splitlines()) == 1
@@ -131,15 +175,15 @@ def test_confused_pairs_count_both_directions(capsys):
 
 
 def test_tensorboard_shows_the_confusion_matrix(tmp_path):
-  with summaries.CurveWriter(str(tmp_path)) as curve_writer:
-    evaluation.add_confusion(curve_writer, 7, np.array([[3, 1], [0, 0]]))
+  with summaries.SummaryWriter(str(tmp_path)) as writer:
+    evaluation.add_confusion(writer, 7, np.array([[3, 1], [0, 0]]))
   event, = (event for path in tmp_path.iterdir()
             for event in tf.train.summary_iterator(str(path)) if event.summary.value)
   image = event.summary.value[0].image
   with tf.Graph().as_default(), tf.Session() as sess:
     picture = sess.run(tf.io.decode_png(image.encoded_image_string))
-  assert (event.step, image.height, image.width) == (7, 200, 200)
-  # A square a cell, in shares of its row; a row without images is black.
+  assert event.step == 7 and picture.shape == (200, 200, 1)
+  # A square for each cell, in shares of its row; a row without images is black.
   assert [picture[y, x, 0] for y in (50, 150) for x in (50, 150)] == [191, 64, 0, 0]
 
 
@@ -147,7 +191,7 @@ def test_tensorboard_shows_the_first_wrong_digits(mnist_dir, tmp_path, trained_d
   for path in trained_dir.glob('mnist.ckpt-1.*'):
     os.link(path, tmp_path / path.name)
   mnist = mnist_input.read_data_sets(mnist_dir, one_hot=True)
-  mnist_eval.evaluate(mnist, mnist_eval.options(
+  mnist_eval.evaluate(mnist, mnist_eval.FLAGS.options(
       model_dir=tmp_path, run_once=True, confusion_matrix=True))
   values = [value for path in (tmp_path / 'eval_validation').glob('events*')
             for event in tf.train.summary_iterator(str(path)) for value in event.summary.value]

@@ -90,7 +90,7 @@ def test_files_are_found_under_their_other_names(change, tmp_path, mnist, capsys
   assert capsys.readouterr().err.count(f'{IMAGES_NAME} is read instead') == damaged
 
 
-def test_two_files_of_different_content_are_told(mnist_dir, tmp_path, capsys):
+def test_two_files_of_different_content_are_named(mnist_dir, tmp_path, capsys):
   folder = shutil.copytree(mnist_dir, tmp_path / 'both')
   other = gzip.decompress((folder / 'train-labels-idx1-ubyte.gz').read_bytes())[:-1] + b'\x07'
   (folder / 'train-labels-idx1-ubyte').write_bytes(other)
@@ -135,7 +135,7 @@ def test_next_batch_without_shuffling_is_in_the_order_of_the_file():
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one():
   whole, resumed = numbered_set(10, seed=3), numbered_set(10, seed=3)
   batches = [whole.next_batch(4)[1].tolist() for _ in range(20)]
-  resumed.start_at(13 * 4)
+  resumed = resumed.starting_at(13 * 4)
   assert [resumed.next_batch(4)[1].tolist() for _ in range(7)] == batches[13:]
 
 
@@ -164,3 +164,39 @@ def test_arguments_of_the_old_reader(mnist_dir):
     read(mnist_dir, dtype=np.float64)
   with pytest.raises(UserError, match='--validation_size=5200'):
     read(mnist_dir, validation_size=5200)
+
+
+# -- What lies there instead -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('names', 'advice'), [
+    (['emnist-letters-train-images-idx3-ubyte.gz'],
+     "emnist-letters-train-images-idx3-ubyte.gz is there instead: rename it: EMNIST's pictures "),
+    (['train-images-idx3-ubyte.gz', 'train-labels-idx1-ubyte.gz', 'test-images-idx3-ubyte'],
+     'test-images-idx3-ubyte is there instead: rename it'),
+    (['mnist.npz'], 'mnist.npz is there instead: write its images and labels as README shows'),
+    (['notes.txt'], 'put the four files train-images-idx3-ubyte.gz, ')])
+def test_a_missing_file_says_what_is_there_instead(names, advice, mnist_dir, tmp_path):
+  for name in names:
+    (tmp_path / name).touch()
+    if (mnist_dir / name).exists():
+      shutil.copy(mnist_dir / name, tmp_path)
+  with pytest.raises(UserError, match='ubyte.gz is missing: ') as caught:
+    mnist_input.read_data_sets(tmp_path)
+  assert advice in str(caught.value)
+
+
+def test_labels_are_classes_in_their_order(tmp_path):
+  made_data.write_mnist(tmp_path, labels=[3, 7])
+  data = mnist_input.read_data_sets(tmp_path).train
+  one_hot = mnist_input.read_data_sets(tmp_path, one_hot=True).train
+  assert one_hot.classes == (3, 7) and one_hot.labels.shape[1] == 2
+  np.testing.assert_array_equal(np.array([3, 7])[one_hot.labels.argmax(1)], data.labels)
+
+
+def test_two_threads_on_one_data_set_train_as_each_alone():
+  data_set = numbered_set(10)
+  alone = [data_set.starting_at(0).next_batch(4)[1].tolist() for _ in range(2)]
+  first, second = data_set.starting_at(0), data_set.starting_at(0)
+  taken = [each.next_batch(4)[1].tolist() for _ in range(3) for each in (first, second)]
+  assert taken[0] == taken[1] == alone[0] and taken[2] == taken[3] != taken[0]

@@ -2,22 +2,24 @@
 import re
 
 import lenet_in_numpy
+import made_data
 import numpy as np
 import pytest
 import running
 from lenet_in_numpy import AVERAGE, VARIABLES
+from tensorboard.backend.event_processing import event_accumulator
 
 import mnist_inference
 import mnist_input
 import mnist_train
-from support import checkpoints
+from support import checkpoints, summaries
 from support.console import UserError
 from support.quiet_tensorflow import tf
 
 
 def tiny_options(model_dir, **changes):
-  return mnist_train.options(model_dir=model_dir,
-                             **{'batch_size': 10, 'training_steps': 3, **changes})
+  return mnist_train.FLAGS.options(
+      model_dir=model_dir, **{'batch_size': 10, 'training_steps': 3, **changes})
 
 
 def read_tensors(path):
@@ -69,9 +71,7 @@ def test_printed_loss_is_that_of_the_weights_before_the_step(mnist, tmp_path, ca
   values = read_tensors(path)
   mnist_train.train(mnist, tiny_options(tmp_path, training_steps=2, dropout=False))
   printed = float(re.search(r'After 2 .* is ([\d.]+)\.', capsys.readouterr().out)[1])
-  batches = mnist_input.DataSet(mnist.train.images, mnist.train.labels)
-  batches.start_at(10)
-  images, labels = batches.next_batch(10)
+  images, labels = mnist.train.starting_at(10).next_batch(10)
   logits = lenet_in_numpy.logits(images.reshape(-1, 28, 28, 1).astype(np.float64), values)
   cross_entropy = np.mean(np.log(np.exp(logits).sum(1)) - logits[labels.astype(bool)])
   l2 = sum(0.0001 * np.square(values[name], dtype=np.float64).sum() / 2
@@ -125,13 +125,14 @@ def test_resumes_and_then_has_nothing_to_do(mnist, tmp_path, capsys):
   assert 'Nothing to do: 5 of 5 training step(s) are done' in capsys.readouterr().out
 
 
-def test_a_resumed_run_ends_in_the_same_bits(mnist, tmp_path):
+@pytest.mark.parametrize('augment', [False, True])
+def test_a_resumed_run_ends_in_the_same_bits(mnist, tmp_path, augment):
   # 200 images in batches of 30: epochs end inside batches.
   whole = mnist_train.train(mnist, tiny_options(tmp_path / 'whole', training_steps=15,
-                                                batch_size=30))
+                                                batch_size=30, augment=augment))
   for steps in (4, 11, 15):
     parts = mnist_train.train(mnist, tiny_options(tmp_path / 'parts', training_steps=steps,
-                                                  batch_size=30))
+                                                  batch_size=30, augment=augment))
   found, expected = read_tensors(parts), read_tensors(whole)
   assert set(found) == set(expected)
   for name, value in expected.items():
@@ -148,7 +149,7 @@ def test_the_seed_decides_all_losses(mnist_dir, tmp_path):
   assert len(first) == 11 and first == losses('b', 7) and first != losses('c', 8)
 
 
-def test_another_choice_on_going_on_is_told_or_refused(mnist, tmp_path, capsys):
+def test_a_changed_option_is_printed_and_other_data_refused(mnist, tmp_path, capsys):
   mnist_train.train(mnist, tiny_options(tmp_path))
   mnist_train.train(mnist, tiny_options(tmp_path, training_steps=4, learning_rate_base=0.02))
   assert 'Going on with learning_rate_base 0.02, after 0.01 before.' in capsys.readouterr().out
@@ -177,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_and_its_advice_helps(mnist_dir, mnist, 
   assert (result.returncode, result.stderr) == (0, '')
 
 
-def test_going_on_with_a_dead_network_is_told(mnist, tmp_path, capsys):
+def test_going_on_with_a_dead_network_warns(mnist, tmp_path, capsys):
   # The hidden layer of such a network is zero for every image; so are its weights here.
   path = mnist_train.train(mnist, tiny_options(tmp_path, training_steps=101))
   with tf.Graph().as_default(), tf.Session() as sess:
@@ -197,20 +198,22 @@ def test_labels_that_are_not_one_hot_are_refused(mnist_dir, tmp_path):
     mnist_train.train(mnist_input.read_data_sets(mnist_dir), tiny_options(tmp_path))
 
 
-# -- Options and curves ------------------------------------------------------------------
+# -- Options and summaries ---------------------------------------------------------------
 
 
 def test_options_are_the_flags_defaults_changed_by_name():
-  options = mnist_train.options(training_steps=7, model_dir='~')
+  options = mnist_train.FLAGS.options(training_steps=7, model_dir='~')
   assert (options.training_steps, options.batch_size, options.dropout) == (7, 100, True)
   assert options.model_dir not in ('~', '')
   with pytest.raises(TypeError, match="no option 'trainingsteps'"):
-    mnist_train.options(trainingsteps=7)
+    mnist_train.FLAGS.options(trainingsteps=7)
   with pytest.raises(UserError, match='batch_size=0'):
-    mnist_train.options(batch_size=0)
+    mnist_train.FLAGS.options(batch_size=0)
+  with pytest.raises(UserError, match='takes for a pattern'):
+    mnist_train.FLAGS.options(model_dir='run[1]')
 
 
-def test_curves_and_graph_go_to_tensorboard(trained_dir):
+def test_summaries_and_graph_go_to_tensorboard(trained_dir):
   events = read_events(trained_dir / 'train')
   found = {(value.tag, event.step) for event in events for value in event.summary.value}
   assert found == {(tag, step) for tag in ('loss', 'cross_entropy', 'learning_rate')
@@ -219,6 +222,70 @@ def test_curves_and_graph_go_to_tensorboard(trained_dir):
   boxes = {node.name.split('/')[0] for node in graph.node}
   assert boxes >= {'x-input', 'layer1-conv1', 'layer2-pool1', 'layer3-conv2', 'layer4-pool2',
                    'layer5-fc1', 'layer6-fc2'}
+
+
+def test_tensorboard_shows_each_step_once_after_a_kill(mnist, tmp_path):
+  # Killed after step 5, of which there are summaries and no checkpoint: it goes on from step 4.
+  mnist_train.train(mnist, tiny_options(tmp_path, training_steps=4, save_interval_steps=1))
+  with summaries.SummaryWriter(str(tmp_path / 'train')) as writer:
+    writer.add_scalars(5, loss=-1)
+  mnist_train.train(mnist, tiny_options(tmp_path, training_steps=6, save_interval_steps=1))
+  shown = event_accumulator.EventAccumulator(str(tmp_path / 'train'))
+  shown.Reload()
+  losses = shown.Scalars('loss')
+  assert [event.step for event in losses] == [1, 2, 3, 4, 5, 6]
+  assert losses[4].value > 0
+
+
+# -- Augmentation and other labels -------------------------------------------------------
+
+
+def test_augmentation_follows_from_its_seed_and_moves_little(mnist):
+  images = np.zeros([500, 28, 28, 1], np.float32)
+  images[:, 14, 20] = 1  # a dot six pixels beside the centre
+  with tf.Graph().as_default(), tf.Session() as sess:
+    first, same, other = (sess.run(mnist_train.augment(tf.constant(images), tf.constant(
+        seed, tf.int64))) for seed in ([1, 5], [1, 5], [1, 6]))
+  np.testing.assert_array_equal(first, same)
+  assert np.abs(first - other).max() > 0.5
+  weight = first[..., 0] / first.sum((1, 2, 3))[:, None, None]
+  across, down = (weight.sum(axis) @ np.arange(28) for axis in (1, 2))
+  # Within 2 pixels of shift, and what scaling, shearing and turning do six pixels off the centre.
+  assert np.abs(across - 20).max() < 2 + 6 * 0.12 + 0.3 and np.ptp(across) > 3
+  assert np.abs(down - 14).max() < 2 + 6 * (0.1 + 0.18) + 0.3 and np.ptp(down) > 3
+  assert abs(np.mean(across) - 20) < 0.3 and abs(np.mean(down) - 14) < 0.3
+
+
+def test_without_changes_augmentation_changes_nothing(mnist, monkeypatch):
+  monkeypatch.setattr(mnist_train, 'AUGMENTATION', (0.,) * 7)
+  images = mnist.train.images[:5].reshape(-1, 28, 28, 1)
+  with tf.Graph().as_default(), tf.Session() as sess:
+    found = sess.run(mnist_train.augment(tf.constant(images), tf.constant([1, 2], tf.int64)))
+  np.testing.assert_allclose(found, images, atol=1e-6)
+
+
+@pytest.mark.parametrize('labels', [[3, 7], list(range(1, 27))], ids=['two', 'letters'])
+def test_as_many_labels_as_the_data_has(tmp_path, labels):
+  data_dir, model_dir = made_data.write_mnist(tmp_path / 'data', labels=labels), tmp_path / 'model'
+  def run(script, *args):
+    result = running.run_script(script, '--model_dir', model_dir, *args)
+    assert (result.returncode, result.stderr) == (0, '')
+    return result.stdout
+  run('mnist_train.py', '--data_dir', data_dir, '--training_steps=3', '--batch_size=50')
+  assert checkpoints.read_model(str(model_dir))['labels'] == labels
+  shown = run('mnist_eval.py', '--data_dir', data_dir, '--run_once', '--confusion_matrix')
+  assert re.search(rf'^true.*{labels[0]} .*{labels[-1]}$', shown, re.M)
+  picture = made_data.draw_stroke(tmp_path / 'digit.png')
+  answer, = re.findall(r': (\d+) with probability', run('mnist_predict.py', picture))
+  run('mnist_export.py', '--export_dir', tmp_path / 'exports')
+  with tf.Graph().as_default(), tf.Session() as sess:
+    signature = tf.saved_model.load(sess, ['serve'], str(tmp_path / 'exports' / '1')
+                                    ).signature_def['serving_default']
+    classes = sess.run(signature.outputs['classes'].name, {
+        signature.inputs['images'].name: np.random.rand(9, 28, 28, 1)})
+  assert {int(answer), *classes} <= set(labels)
+  result = running.run_script('mnist_eval.py', '--model_dir', model_dir, '--run_once')
+  assert result.returncode == 1 and 'give the data of its training' in result.stderr
 
 
 def test_without_dropout_every_unit_counts(mnist):

@@ -7,7 +7,6 @@ import nbformat
 import pytest
 import running
 from nbclient import NotebookClient
-from PIL import Image, ImageDraw
 
 
 @pytest.fixture(scope='module')
@@ -43,10 +42,10 @@ def test_scripts_run_in_one_kernel(folder):
       """
       import threading, mnist_eval, mnist_input, mnist_train
       mnist = mnist_input.read_data_sets('data/mnist', one_hot=True)
-      options = mnist_train.options(training_steps=3, batch_size=20, model_dir='in_a_thread')
+      options = mnist_train.FLAGS.options(training_steps=3, batch_size=20, model_dir='in_a_thread')
       thread = threading.Thread(target=mnist_train.train, args=(mnist, options))
       thread.start(); thread.join()
-      options = mnist_eval.options(model_dir='in_a_thread', run_once=True)
+      options = mnist_eval.FLAGS.options(model_dir='in_a_thread', run_once=True)
       result = []
       thread = threading.Thread(target=lambda: result.append(mnist_eval.evaluate(mnist, options)))
       thread.start(); thread.join()
@@ -55,7 +54,7 @@ def test_scripts_run_in_one_kernel(folder):
       """
       import contextlib, io
       with contextlib.redirect_stdout(io.StringIO()) as replaced:
-        mnist_train.train(mnist, mnist_train.options(training_steps=4, batch_size=20,
+        mnist_train.train(mnist, mnist_train.FLAGS.options(training_steps=4, batch_size=20,
                                                      model_dir='in_a_thread'))
       print(replaced.getvalue().splitlines()[-1])
       """)
@@ -71,9 +70,7 @@ def test_scripts_run_in_one_kernel(folder):
 
 
 def test_the_cell_of_the_readme_trains_evaluates_and_predicts(folder):
-  picture = Image.new('L', (60, 60), 255)
-  ImageDraw.Draw(picture).line([(30, 10), (30, 50)], fill=0, width=5)
-  picture.save(folder / 'digit.png')
+  made_data.draw_stroke(folder / 'digit.png')
   cell, = re.findall(r'^```python\n(.*?)^```', (running.ROOT / 'README.md').read_text('utf-8'),
                      re.M | re.S)
   (_, errors), (text, more_errors) = run_cells(

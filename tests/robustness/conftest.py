@@ -43,7 +43,7 @@ def digits(digits_dir):
 def saved_dir(digits, tmp_path_factory):
   """A model folder with checkpoints of the steps 1, 6 and 8."""
   model_dir = tmp_path_factory.mktemp('saved')
-  mnist_train.train(digits, mnist_train.options(
+  mnist_train.train(digits, mnist_train.FLAGS.options(
       model_dir=model_dir, training_steps=8, save_interval_steps=5, batch_size=20))
   return model_dir
 

@@ -136,6 +136,11 @@ class Started:
 # -- What a model folder must be like ----------------------------------------------------
 
 
+def step_of(checkpoint_path):
+  """Return the step in a checkpoint's name."""
+  return int(str(checkpoint_path).rsplit('-', 1)[-1])
+
+
 def temporary_files(folder):
   """Return the names in a folder that only an unfinished write has."""
   return sorted(name for name in os.listdir(folder)
@@ -145,7 +150,7 @@ def temporary_files(folder):
 def named_steps(model_dir):
   """Return the steps that the state file names, oldest first."""
   state = tf.train.get_checkpoint_state(str(model_dir))
-  return [checkpoints.step_of(path) for path in state.all_model_checkpoint_paths] if state else []
+  return [step_of(path) for path in state.all_model_checkpoint_paths] if state else []
 
 
 def steps_of_files(model_dir):
@@ -158,8 +163,7 @@ def steps_of_files(model_dir):
 
 def read_whole(checkpoint_path):
   """Read every tensor of a checkpoint; return {name: array}."""
-  with checkpoints.literal(str(checkpoint_path)) as path:
-    reader = tf.train.load_checkpoint(path)
+  reader = tf.train.load_checkpoint(str(checkpoint_path))
   return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
@@ -174,14 +178,13 @@ def newest_step(model_dir, model_name):
     raise Violation(f'{paths[-1]} has an index but does not load: {error}') from error
   for name, value in tensors.items():
     require(np.all(np.isfinite(value)), f'{paths[-1]}: {name} is not finite')
-  return checkpoints.step_of(paths[-1])
+  return step_of(paths[-1])
 
 
 def check_at_end(model_dir, model_name):
   """Check that all checkpoints of an ended trainer load, and that nothing else lies about."""
   left = temporary_files(model_dir)
   require(not left, f'temporary files are left: {left}')
-  require('train.pid' not in os.listdir(model_dir), 'train.pid is left')
   found, named = steps_of_files(model_dir), named_steps(model_dir)
   require(found == dict.fromkeys(named, 3), f'files of the steps {found}, named are {named}')
   for step in named:
@@ -235,7 +238,7 @@ def _is_between_files(model_dir):
   """Return whether a checkpoint has some of its files, or other ones than the state file names."""
   try:
     found = steps_of_files(model_dir)
-    state = pathlib.Path(model_dir, checkpoints.STATE_FILE).read_text()
+    state = pathlib.Path(model_dir, 'checkpoint').read_text()
   except OSError:
     return False
   named = {int(step) for step in re.findall(r'^all_.*-(\d+)"$', state, re.MULTILINE)}
@@ -371,7 +374,7 @@ def make_flower_inputs(folder):
   import flower_preprocess
   from benchmarks import random_backbone
   photos_file, backbone = os.path.join(folder, 'photos.npy'), os.path.join(folder, 'backbone.ckpt')
-  flower_preprocess.preprocess(flower_preprocess.options(
+  flower_preprocess.preprocess(flower_preprocess.FLAGS.options(
       input_dir=made_data.write_photos(os.path.join(folder, 'photos')), output_file=photos_file,
       testing_percentage=25, validation_percentage=25))
   random_backbone.write_random_backbone(backbone)

@@ -38,13 +38,6 @@ def one_line(result, status=1):
   return lines[0]
 
 
-def dead_process():
-  """Return the id of a process that has ended."""
-  process = subprocess.Popen([sys.executable, '-c', ''])
-  process.wait()
-  return process.pid
-
-
 # -- Disks and permissions ---------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ Status 2 is wrong usage, 1 a failure of a file. The last tests are about files m
 """
 import gzip
 import io
+import json
 import os
 import pickle
 
@@ -17,7 +18,6 @@ from spoiling import flip_a_byte, write_checkpoint
 import flower_finetune
 import mnist_eval
 import mnist_input
-import mnist_train
 from flowers import backbone, data_file
 from support import console
 from support.console import UserError
@@ -39,11 +39,9 @@ def one_line(caught):
 @pytest.mark.parametrize(('script', 'args', 'texts'), [
     ('mnist_train', ['--batch_size=0'], ['--batch_size', '0', 'Images in a training step']),
     ('mnist_train', ['--batch_size=many'], ['--batch_size', 'many', 'give a positive integer']),
-    ('mnist_train', ['--batch_size='], ['--batch_size']),
     ('mnist_train', ['--batch_size'], ['batch_size']),
     ('mnist_train', ['--batch_size=10', '20'], ["'20'", '--name=value']),
-    ('mnist_train', ['--learning_rate_base=nan'], ['--learning_rate_base=nan', 'finite']),
-    ('mnist_train', ['--learning_rate_base=1e39'], ['--learning_rate_base=1e+39', 'finite']),
+    ('mnist_train', ['--nodropout=true'], ['--nodropout=true']),
     ('mnist_train', ['--learning_rate=0.1'], ['learning_rate', '--help']),
     ('mnist_train', ['--data_dir='], ['--data_dir']),
     ('mnist_train', ['--flagfile=missing'], ['missing']),
@@ -61,15 +59,6 @@ def test_wrong_flags(script, args, texts, tmp_path):
   line = spoiling.one_line(result, status=2)
   assert all(text in line for text in texts), line
   assert os.listdir(tmp_path) == []
-
-
-def test_wrong_options_by_name():
-  with pytest.raises(TypeError, match='batchsize'):
-    mnist_train.options(batchsize=10)
-  for changes in ({'batch_size': 0}, {'learning_rate_base': float('nan')}, {'model_dir': 'ram://x'}):
-    with pytest.raises(UserError, match=next(iter(changes))) as caught:
-      mnist_train.options(**changes)
-    assert caught.value.status == 2
 
 
 def test_flags_that_fit_no_data(digits_dir, photos_file, tmp_path):
@@ -90,7 +79,7 @@ def test_flags_that_fit_no_data(digits_dir, photos_file, tmp_path):
 def test_nothing_to_evaluate_on(digits_dir, tmp_path):
   digits = mnist_input.read_data_sets(digits_dir, one_hot=True, validation_size=0)
   with pytest.raises(UserError, match='--validation_size=0'):
-    mnist_eval.evaluate(digits, mnist_eval.options(model_dir=tmp_path, run_once=True))
+    mnist_eval.evaluate(digits, mnist_eval.FLAGS.options(model_dir=tmp_path, run_once=True))
 
 
 # -- MNIST files -------------------------------------------------------------------------
@@ -109,25 +98,22 @@ def replaced(content):
 
 IDX_CASES = {
     'missing': (TEST_LABELS, None, ['missing', '--data_dir']),
-    'empty': (TRAIN_LABELS, lambda old: b'', ['cut short']),
-    'text': (TRAIN_IMAGES, lambda old: b'<html>404</html>\n', ['magic number']),
+    'empty': (TRAIN_LABELS, lambda old: b'', ['not an IDX file']),
+    'text': (TRAIN_IMAGES, lambda old: b'<html>404</html>\n', ['3c 68 74 6d', 'not an IDX file']),
     'cut gzip': (TRAIN_IMAGES, lambda old: old[:1000], ['cut short']),
-    'gzip cut in its header': (TRAIN_IMAGES, lambda old: old[:5], ['cut short']),
     'wrong byte': (TEST_IMAGES, lambda old: old[:-900] + bytes([old[-900] ^ 255]) + old[-899:],
                    ['damaged']),
-    'wrong checksum': (TEST_LABELS, lambda old: old[:-8] + b'\0' * 8, ['damaged']),
+    'gzipped twice': (TEST_LABELS, lambda old: gzip.compress(old), ['gzipped twice: unpack it']),
     'cut content': (TEST_IMAGES, inside(lambda old: old[:-10]), ['3920', '3910', 'cut short']),
     'cut in its header': (TEST_IMAGES, inside(lambda old: old[:7]), ['7', '16', 'cut short']),
     'too long': (TRAIN_LABELS, lambda old: old + old, ['too long', '40']),
     'labels for images': (TRAIN_IMAGES, replaced(made_data.idx_labels(np.zeros(40, 'u1'))),
-                          ['2049', '2051']),
-    'label above 9': (TRAIN_LABELS, inside(lambda old: old[:-1] + b'\n'), ['label 10', '39']),
+                          ['[40]', 'not an IDX file of images']),
+    'other test labels': (TEST_LABELS, inside(lambda old: old[:-1] + b'\n'), ['test label 10']),
+    'one label': (TRAIN_LABELS, replaced(made_data.idx_labels(np.zeros(40, 'u1'))),
+                  ['1 different training labels', '2 to 1000']),
     'fewer labels': (TEST_LABELS, replaced(made_data.idx_labels(np.zeros(4, 'u1'))),
                      [TEST_IMAGES, '5 images', '4 labels']),
-    'not 28x28': (TRAIN_IMAGES, replaced(made_data.idx_images(np.zeros([4, 32, 30], 'u1'))),
-                  ['32x30', '28x28']),
-    'absurd count': (TRAIN_IMAGES, inside(lambda old: old[:4] + b'\xff' * 4 + old[8:]),
-                     ['4294967295']),
     'few for validation': (TRAIN_IMAGES, bytes, ['40 training examples', '--validation_size=5000']),
 }
 
@@ -142,27 +128,23 @@ def test_bad_mnist_files(name, change, texts, tmp_path):
   with pytest.raises(UserError) as caught:
     mnist_input.read_data_sets(str(tmp_path / 'data'))
   line = one_line(caught)
-  assert str(tmp_path / 'data') in line and (name in line or 'validation' in line)
+  assert str(tmp_path / 'data') in line
   assert all(text in line for text in texts), line
 
 
-@POSIX
-def test_mnist_files_that_are_no_files(digits_dir, tmp_path):
-  path = made_data.write_mnist(tmp_path / 'data', train=40, test=5) / TEST_LABELS
-  path.unlink()
-  os.mkfifo(path)  # which would be waited for for ever
-  with pytest.raises(UserError, match='not a regular file'):
-    mnist_input.read_data_sets(str(tmp_path / 'data'), validation_size=5)
+def test_folders_that_are_not_it(digits_dir, tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(UserError, match='--data_dir=.*file is not a folder'):
     mnist_input.read_data_sets(str(tmp_path / 'file'))
-  (tmp_path / 'other').mkdir()
-  (tmp_path / 'other' / 'notes.txt').touch()  # an empty folder would be filled from the network
-  with pytest.raises(UserError, match='missing'):
-    mnist_input.read_data_sets(str(tmp_path / 'other'))
   result = running.run_script('mnist_train.py', f'--data_dir={digits_dir}', '--validation_size=50',
                               f'--model_dir={tmp_path / "file" / "model"}')
   assert 'Not a directory' in spoiling.one_line(result)
+  made_data.write_mnist(tmp_path / 'data', train=40, test=5)
+  (tmp_path / 'data' / TRAIN_IMAGES).write_bytes(gzip.compress(
+      made_data.idx_images(np.zeros([40, 32, 30], 'u1'))))
+  result = running.run_script('mnist_train.py', f'--data_dir={tmp_path / "data"}',
+                              '--validation_size=5', f'--model_dir={tmp_path / "model"}')
+  assert 'images have 960 pixels: scale them to 28x28' in spoiling.one_line(result)
 
 
 # -- Photos and their data file ----------------------------------------------------------
@@ -202,43 +184,32 @@ BAD_CHECKPOINTS = {
 @pytest.mark.parametrize('write', BAD_CHECKPOINTS.values(), ids=BAD_CHECKPOINTS)
 def test_bad_pre_trained_checkpoints(write, tmp_path):
   write(tmp_path / 'some.ckpt')
-  options = flower_finetune.options(ckpt_file=tmp_path / 'some.ckpt', model_dir=tmp_path / 'model')
   with pytest.raises(UserError, match=r'--ckpt_file=.*some\.ckpt.*[:,] give') as caught:
-    backbone.get_pre_trained([], options, 'flower.ckpt')
+    backbone.get_checkpoint(str(tmp_path / 'some.ckpt'), [], 'flower.ckpt')
   one_line(caught)
 
 
-@pytest.mark.parametrize(('shape', 'kind', 'name', 'text'), [
-    ([4, 4], np.float32, 'other/weight', r'has shape \[3, 4\], expected \[4, 4\]'),
-    ([3, 4], np.float32, 'another/weight', 'none of the 1 variables'),
-    ([3, 4], np.float64, 'other/weight', 'is of another network: .* other types')])
-def test_pre_trained_checkpoints_of_other_networks(shape, kind, name, text, tmp_path):
+@pytest.mark.parametrize(('shape', 'name', 'text'), [
+    ([4, 4], 'other/weight', r'has shape \[3, 4\], expected \[4, 4\]'),
+    ([3, 4], 'another/weight', 'none of the 1 variables')])
+def test_pre_trained_checkpoints_of_other_networks(shape, name, text, tmp_path):
   other_network(tmp_path / 'some.ckpt')
   with tf.Graph().as_default(), tf.Session() as sess:
-    variables = [tf.get_variable(name, shape, kind)]
+    variables = [tf.get_variable(name, shape)]
     with pytest.raises(UserError, match=f"some.ckpt.* {text}") as caught:
       backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
   one_line(caught)
 
 
-def test_a_pre_trained_checkpoint_with_a_wrong_byte(tmp_path):
-  other_network(tmp_path / 'some.ckpt')
-  flip_a_byte(tmp_path / 'some.ckpt.data-00000-of-00001')
+@pytest.mark.parametrize(('value', 'text'), [(0, 'is damaged'), (np.nan, 'not finite')])
+def test_a_pre_trained_checkpoint_with_a_wrong_byte_or_number(value, text, tmp_path):
+  write_checkpoint(tmp_path / 'some.ckpt', other__weight=np.full([3, 4], value, np.float32))
+  if not value:
+    flip_a_byte(tmp_path / 'some.ckpt.data-00000-of-00001')
   with tf.Graph().as_default(), tf.Session() as sess:
     variables = [tf.get_variable('other/weight', [3, 4])]
-    with pytest.raises(UserError, match='some.ckpt is damaged'):
+    with pytest.raises(UserError, match=f'some.ckpt .*{text}'):
       backbone.load_tuned_variables(sess, str(tmp_path / 'some.ckpt'), variables)
-
-
-@pytest.mark.parametrize('name', ['in[1]', 'in*', 'in\\'])
-def test_the_path_of_a_pre_trained_checkpoint_is_not_a_pattern(name, tmp_path):
-  for folder, value in (('in1', 1), ('in', 2), (name, 3)):
-    write_checkpoint(tmp_path / folder / 'a.ckpt', w=np.full([2], value, np.float32))
-  with tf.Graph().as_default(), tf.Session() as sess:
-    variable = tf.get_variable('w', [2])
-    path = backbone.find_checkpoint(str(tmp_path / name / 'a.ckpt'), 'flower.ckpt')
-    backbone.load_tuned_variables(sess, path, [variable])
-    assert sess.run(variable).tolist() == [3, 3]
 
 
 # -- Files made to do harm ---------------------------------------------------------------
@@ -260,13 +231,19 @@ def saved(save, array):
   return buffer.getvalue()
 
 
+NAMES = {'labels': ['a', 'b'], 'files': ['a/1', 'b/2'], 'classes': [0, 1], 'rows': '',
+         'counts': {'training': 2, 'validation': 0, 'testing': 0}}
+NAMES['digest'] = data_file._digest(NAMES)
+
+
 @pytest.mark.parametrize('pack', [
     pickle.dumps, lambda harm: saved(np.save, np.array([harm], object)),
     lambda harm: saved(np.savez, np.array([harm], object))], ids=['pickle', 'npy', 'npz'])
 def test_data_files_are_never_unpickled(pack, tmp_path):
   path, harm = tmp_path / 'data.npy', tmp_path / 'harm'
   path.write_bytes(pack(Harm(harm)))
-  with pytest.raises(UserError, match=r'data\.npy'):
+  path.with_suffix('.json').write_text(json.dumps(NAMES))
+  with pytest.raises(UserError, match=r'data\.npy does not hold'):
     data_file.load_processed_data(str(path))
   assert not harm.exists()
   loaded = np.load(path, allow_pickle=True)  # what a careless reader would do

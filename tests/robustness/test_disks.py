@@ -1,5 +1,6 @@
 """Full and read-only disks, missing permissions, vanishing folders, and downloads."""
 import contextlib
+import hashlib
 import io
 import os
 import pathlib
@@ -17,9 +18,8 @@ import pytest
 import running
 import spoiling
 
-import flower_preprocess
 import mnist_input
-from flowers import backbone
+from flowers import backbone, data_file
 from support import files
 from support.console import UserError
 
@@ -54,7 +54,7 @@ def test_disk_full_at_a_later_checkpoint(digits_dir, tmp_path):
       result = running.run_script('mnist_train.py', *args)
       assert 'cannot save step 11' in spoiling.one_line(result) and 'make room' in result.stderr
       assert kills.temporary_files(folder) == []
-      assert kills.named_steps(folder) == [1, 6] and kills.steps_of_files(folder) == {1: 3, 6: 3}
+      assert kills.named_steps(folder) == [1, 6] and list(kills.steps_of_files(folder)) == [1, 6]
       for step in (1, 6):
         kills.read_whole(folder / f'mnist.ckpt-{step}')
     spoiling.remount(disk, 'size=60m')
@@ -76,36 +76,27 @@ def test_disk_full_or_read_only_from_the_start(digits_dir, saved_dir, tmp_path):
       result = running.run_script('mnist_train.py', *mnist_args(digits_dir, folder, *TRAIN))
       line = spoiling.one_line(result)
       assert reason in line and str(folder) in line and 'standard output' not in line
-      # Cron: an evaluation that can keep no curve says so, and answers.
+      # Cron: an evaluation that can keep no summary says so, and answers.
       result = running.run_script('mnist_eval.py', *mnist_args(digits_dir, folder, *EVAL))
       assert 'After 8 training step(s), test accuracy = ' in result.stdout
-      assert reason in spoiling.one_line(result, status=0) and 'no curves are kept' in result.stderr
+      line = spoiling.one_line(result, status=0)
+      assert reason in line and 'no summaries are kept' in line
       assert spoiling.contents(folder) == before
 
 
 def test_disk_full_or_read_only_for_photos(photos_dir, photos_file, tmp_path):
-  with spoiling.small_disk(tmp_path / 'disk', 40) as disk:  # room for one output of 26 MB
+  with spoiling.small_disk(tmp_path / 'disk', 8) as disk:  # room for one output of 6.4 MB
     for path in (photos_file, photos_file.with_suffix('.json')):
       shutil.copy(path, disk)
     before = spoiling.contents(disk)
     args = photos_args(photos_dir, disk / photos_file.name)
     result = running.run_script('flower_preprocess.py', *args)
-    assert 'No space left' in spoiling.one_line(result)
-    assert spoiling.contents(disk) == before
+    assert f'{disk / photos_file.name}: No space left' in spoiling.one_line(result)
+    assert {**spoiling.contents(disk), **before} == spoiling.contents(disk)
+    assert data_file.load_processed_data(disk / photos_file.name).id
     spoiling.remount(disk, 'ro')
     result = running.run_script('flower_preprocess.py', *args)
     assert 'Read-only file system' in spoiling.one_line(result)
-
-
-def test_disk_that_fills_up_while_photos_are_written(photos_dir, tmp_path, monkeypatch):
-  """The free space is looked at first, but others write too."""
-  monkeypatch.setattr(flower_preprocess, '_refuse_small_disk', lambda *args: None)
-  with spoiling.small_disk(tmp_path / 'disk', 10) as disk:
-    with pytest.raises(OSError, match='No space left') as caught:
-      flower_preprocess.preprocess(flower_preprocess.options(
-          input_dir=photos_dir, output_file=disk / 'photos.npy'))
-    assert caught.value.filename == str(disk / 'photos.npy')
-    assert os.listdir(disk) == []
 
 
 # -- Permissions -------------------------------------------------------------------------
@@ -128,16 +119,19 @@ def test_missing_permission(digits_dir, model_dir, photos_dir, photos_file, tmp_
         ('flower_finetune.py', *finetune_args(photos_file, 'missing.ckpt', fixed))):
       line = spoiling.one_line(running.run_script(script, *args))
       assert 'ermission denied' in line and ': error: ' in line
-    # Cron: an evaluator of another user's folder answers, and says that it keeps no curve.
+    # Cron: an evaluator of another user's folder answers, and says that it keeps no summary.
     result = running.run_script('mnist_eval.py', *mnist_args(digits_dir, model_dir, *EVAL))
     assert 'After 8 training step(s), test accuracy = ' in result.stdout
-    assert 'no curves are kept' in spoiling.one_line(result, status=0)
+    assert 'no summaries are kept' in spoiling.one_line(result, status=0)
   finally:
     for folder in (model_dir, secret, fixed):
       folder.chmod(0o755)
   assert spoiling.contents(model_dir) == before
   assert os.listdir(secret) == os.listdir(fixed) == []
   assert not (tmp_path / 'o.npy').exists() and not (tmp_path / 'other').exists()
+
+
+LOCK = '.photos.npy.lock'
 
 
 # -- Stopped preprocessing ---------------------------------------------------------------
@@ -150,7 +144,7 @@ def test_stopped_preprocessing_leaves_nothing_half_written(number, photos_dir, t
   output.parent.mkdir()
   with kills.Started('flower_preprocess.py', *photos_args(many, output)) as started:
     deadline = time.monotonic() + 120
-    while not any(path.stat().st_size > 10_000_000 for path in output.parent.iterdir()):
+    while not any(path.stat().st_size > 3_000_000 for path in output.parent.iterdir()):
       assert started.status is None and time.monotonic() < deadline, started.errors
       time.sleep(0.001)
     started.signal(number)
@@ -158,13 +152,24 @@ def test_stopped_preprocessing_leaves_nothing_half_written(number, photos_dir, t
     left = os.listdir(output.parent)
     assert not output.exists() and not output.with_suffix('.json').exists()
     if number == signal.SIGTERM:
-      assert started.errors == ['flower_preprocess.py: interrupted'] and left == []
-  # The next run sweeps what a killed one left, and nothing else.
-  notes = output.parent / '.photos.npy.mine.tmp'
-  notes.touch()
+      assert started.errors == ['flower_preprocess.py: interrupted'] and left == [LOCK]
+  # The next run replaces what a killed one left.
   result = running.run_script('flower_preprocess.py', *photos_args(photos_dir, output))
   assert (result.returncode, result.stderr) == (0, '')
-  assert sorted(os.listdir(output.parent)) == [notes.name, 'photos.json', 'photos.npy']
+  assert sorted(os.listdir(output.parent)) == [LOCK, 'photos.json', 'photos.npy']
+
+
+def test_two_preprocessings_of_one_output_take_turns(photos_dir, tmp_path):
+  output = tmp_path / 'photos.npy'
+  with files.locked(str(output)):
+    with kills.Started('flower_preprocess.py', *photos_args(photos_dir, output)) as second:
+      second.wait_for(f'^Waiting for another process that writes {output}')
+      assert not output.exists()
+      with files.replace_file(str(output)) as path:
+        pathlib.Path(path).write_text('of the first')
+      output.unlink()
+      second.signal(signal.SIGTERM)
+      assert second.end() == 130
 
 
 # -- Downloads ---------------------------------------------------------------------------
@@ -195,51 +200,28 @@ def send(connection, content, claimed=None):
 @pytest.mark.parametrize(('content', 'claimed', 'reason'), [
     (b'<html>', None, 'is not the file it was'), (b'x' * 10, 1000, 'cannot download')],
     ids=['another file', 'cut short'])
-def test_a_download_that_fails_leaves_nothing(content, claimed, reason, tmp_path, monkeypatch):
+def test_a_download_that_fails_leaves_nothing(content, claimed, reason, tmp_path, monkeypatch,
+                                              capfd):
   with mirror(lambda connection: send(connection, content, claimed), monkeypatch):
     with pytest.raises(UserError, match=f'{reason}.*elsewhere and put them into') as caught:
-      mnist_input.read_data_sets(str(tmp_path / 'a' / 'b'))
-  assert len(str(caught.value).splitlines()) == 1 and os.listdir(tmp_path) == []
-
-
-def test_a_folder_that_is_filled_during_a_download_stays(digits_dir, tmp_path, monkeypatch):
-  folder = tmp_path / 'data'
-  monkeypatch.setattr(mnist_input, 'SHA256', dict.fromkeys(mnist_input.SHA256))  # whatever comes
-
-  def fill_and_send(connection):
-    shutil.copytree(digits_dir, folder, dirs_exist_ok=True)
-    send(connection, b'other')
-
-  with mirror(fill_and_send, monkeypatch):
-    data = mnist_input.read_data_sets(str(folder), validation_size=50)
-  assert data.train.num_examples == 200
-  assert spoiling.contents(folder) == spoiling.contents(digits_dir)
-  # The same, where the download fails.
-  for path in folder.iterdir():
-    path.unlink()
-  (folder / '.hidden').touch()
-
-  def fill_and_fail(connection):
-    (folder / 'notes.txt').write_text('mine')
-
-  with mirror(fill_and_fail, monkeypatch), pytest.raises(UserError, match='cannot download'):
-    mnist_input.read_data_sets(str(folder))
-  assert sorted(os.listdir(folder)) == ['.hidden', 'notes.txt']
+      mnist_input.read_data_sets(str(tmp_path / 'a'))
+  assert len(str(caught.value).splitlines()) == 1
+  assert os.listdir(tmp_path / 'a') == ['.download.lock'] and capfd.readouterr().err == ''
 
 
 def test_a_killed_download_leaves_a_folder_that_is_filled_the_next_time(digits_dir, tmp_path,
                                                                         monkeypatch):
   folder = tmp_path / 'data'
-  folder.mkdir()
-  served = spoiling.contents(digits_dir)
-  monkeypatch.setattr(mnist_input, 'SHA256', dict.fromkeys(served))
-  left = folder / f'.mnist.{files._HOST}.{spoiling.dead_process()}.0123abcd.tmp'
-  left.mkdir()
+  left = folder / '.download.tmp'
+  left.mkdir(parents=True)
   (left / 'train-images-idx3-ubyte.gz').write_bytes(b'half')
+  served = spoiling.contents(digits_dir)
+  monkeypatch.setattr(mnist_input, 'SHA256', {
+      name: hashlib.sha256(content).hexdigest() for name, content in served.items()})
   names = iter(served)
   with mirror(lambda connection: send(connection, served[next(names)]), monkeypatch):
     assert mnist_input.read_data_sets(str(folder), validation_size=50).train.num_examples == 200
-  assert spoiling.contents(folder) == served and not left.exists()
+  assert spoiling.contents(folder) == {**served, '.download.lock': b''} and not left.exists()
 
 
 def tar_gz(members):
@@ -287,11 +269,12 @@ GARBAGE = np.random.RandomState(0).bytes(5000)
     tar_gz([('o', GARBAGE)])[:-8] + bytes(8), tar_gz([('inception_v3.ckpt', b'not a checkpoint')])],
     ids=['empty', 'text', 'other files', 'cut', 'wrong checksum', 'not a checkpoint'])
 def test_a_download_that_is_not_the_checkpoint(content, tmp_path, monkeypatch):
-  archive = tmp_path / 'download' / 'archive.tar.gz'
-  archive.parent.mkdir()
-  archive.write_bytes(content)
-  monkeypatch.setattr(files, 'download', lambda *args: contextlib.nullcontext(str(archive)))
+  def download(url, folder, advice):
+    (pathlib.Path(folder) / 'archive.tar.gz').write_bytes(content)
+    return f'{folder}/archive.tar.gz'
+
+  monkeypatch.setattr(files, 'download', download)
   with pytest.raises(UserError) as caught:
     backbone.fetch_checkpoint(str(tmp_path / 'inception_v3.ckpt'), [])
   assert len(str(caught.value).splitlines()) == 1
-  assert [path.name for path in tmp_path.iterdir()] == ['download']
+  assert os.listdir(tmp_path) == ['.inception_v3.ckpt.lock']

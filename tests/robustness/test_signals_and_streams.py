@@ -1,7 +1,7 @@
 """Stop signals, and standard streams that are closed, full or gone."""
 import os
-import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,31 +79,6 @@ def test_an_ignored_interrupt_stays_ignored(digits_dir, tmp_path):
     assert started.end() == 0 and 'Stopped by SIGTERM' in started.lines[-1]
 
 
-def wait_for_import(process):
-  """Wait until a process imports TensorFlow, or as long as that takes to begin."""
-  maps = pathlib.Path(f'/proc/{process.pid}/maps')
-  if not maps.exists():  # not Linux
-    time.sleep(2)
-  else:
-    while process.poll() is None and 'tensorflow' not in maps.read_text():
-      time.sleep(0.01)
-
-
-@pytest.mark.parametrize('script', ['mnist_train.py', 'flower_predict.py'])
-def test_an_interrupt_while_modules_are_imported_ends_in_one_line(script):
-  for seconds in (0, 0.5, 1, 1.5):
-    process = running.start_script(script, '--help')
-    wait_for_import(process)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    interrupted = f'{script}: interrupted\n'
-    if '--' in out:  # it had done what was asked
-      assert err in ('', interrupted)
-    else:
-      assert (process.returncode, err) == (130, interrupted), seconds
-
-
 # -- Streams -----------------------------------------------------------------------------
 
 
@@ -148,14 +123,46 @@ def test_a_step_is_saved_before_its_line_fails(digits_dir, tmp_path):
   assert kills.named_steps(tmp_path / 'model')[:2] == [1, 6]
   kills.check_at_end(tmp_path / 'model', 'mnist.ckpt')
 
-
-def test_no_writable_temporary_folder(digits_dir, saved_dir, tmp_path):
-  # Where even the folder that it starts in cannot take a file; /tmp and the like are left out.
-  code = (f'import tempfile; tempfile._candidate_tempdir_list = lambda: ["/proc/none"]; '
-          f'import runpy, sys; sys.argv = ["mnist_eval.py", *{eval_args(digits_dir, saved_dir)}, '
-          '"--run_once"]; runpy.run_path("mnist_eval.py", run_name="__main__")')
+def test_another_failure_is_not_called_standard_output(digits_dir, tmp_path):
+  code = ('import sys; from support import console\n'
+          'def main(argv): raise OSError("the certificate file is missing")\n'
+          'console.run(main, console.Flags())')
   result = subprocess.run([sys.executable, '-c', code], cwd=running.ROOT, capture_output=True,
-                          text=True, timeout=300)
-  assert result.returncode == 0 and 'After 8 training step(s), test accuracy' in result.stdout
-  assert 'Traceback' not in result.stderr
-  assert pathlib.Path(saved_dir, 'eval_test').exists()
+                          text=True, timeout=60)
+  assert (result.returncode, result.stderr) == (1, '-c: error: the certificate file is missing\n')
+
+
+# -- What TensorFlow logs ----------------------------------------------------------------
+
+
+IMPORT = 'from support.quiet_tensorflow import tf; import sys; sys.stderr.write("end\\n")'
+
+
+def import_tensorflow(**env):
+  return subprocess.run([sys.executable, '-c', IMPORT], cwd=running.ROOT, capture_output=True,
+                        text=True, timeout=120, env={**os.environ, **env})
+
+
+def test_information_is_dropped_and_what_ends_the_process_is_seen():
+  assert import_tensorflow().stderr == 'end\n'
+  assert 'oneDNN' in import_tensorflow(TF_CPP_MIN_LOG_LEVEL='0').stderr
+  aborted = import_tensorflow(TF_XLA_FLAGS='--bogus')
+  assert aborted.returncode != 0 and '--bogus' in aborted.stderr and 'end' not in aborted.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux') or not shutil.which('gcc'),
+                    reason='needs gcc, to make a driver')
+@pytest.mark.parametrize(('status', 'is_seen'), [(100, False), (999, True)],
+                         ids=['no device', 'a failure'])
+def test_a_gpu_driver_without_a_device_is_no_news(status, is_seen, tmp_path):
+  (tmp_path / 'cuda.c').write_text(f"""
+int cuInit(unsigned flags) {{ return {status}; }}
+int cuGetErrorName(int error, const char **name) {{
+  *name = error == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_UNKNOWN"; return 0; }}
+int cuGetErrorString(int error, const char **text) {{ *text = "text"; return 0; }}
+int cuDriverGetVersion(int *version) {{ *version = 12080; return 0; }}
+""")
+  subprocess.run(['gcc', '-shared', '-fPIC', '-o', tmp_path / 'libcuda.so.1', tmp_path / 'cuda.c'],
+                 check=True)
+  lines = import_tensorflow(LD_LIBRARY_PATH=str(tmp_path)).stderr.splitlines()
+  assert lines[-1] == 'end' and (len(lines) > 1) == is_seen, lines
