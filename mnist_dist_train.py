@@ -30,109 +30,93 @@ launcher.define_flags(FLAGS)
 FLAGS.share(mnist_train.FLAGS)
 
 
-class ReportHook(tf.train.SessionRunHook, tf.train.CheckpointSaverListener):
-  """The chief's lines and curves, and a look whether the training goes well."""
+class SaverHook(clusters.SaverHook):
+  """Checks, prints and saves at the chief what mnist_train.py does."""
 
-  def __init__(self, model: mnist_train.Model, y_: tf.Tensor, steps: clusters.Steps,
-               writer: SummaryWriter, options: console.Options):
-    self._model, self._y_, self._steps, self._writer, self._options = (
-        model, y_, steps, writer, options)
-    self._first_loss, self._last_curve_step = None, 0
-    self.saved_step = None
+  def __init__(self, options: console.Options, y_: tf.Tensor, *args: object):
+    super().__init__(*args)
+    self._options, self._y_, self._first_loss, self._curve = options, y_, None, 0
 
-  def before_run(self, run_context: tf.train.SessionRunContext) -> tf.train.SessionRunArgs:
-    return tf.train.SessionRunArgs(
-        [self._model.loss, self._model.cross_entropy, self._model.learning_rate])
-
-  def after_run(self, run_context: tf.train.SessionRunContext,
-                run_values: tf.train.SessionRunValues) -> None:
-    self._loss, self._cross_entropy, self._learning_rate = run_values.results
-    step = self._steps.steps_done
+  def check(self, step: int) -> None:
     if self._first_loss is None:
-      self._first_loss = self._loss
-      self.warn_of_guessing(step - 1)
-    mnist_train.check_loss(step, self._loss, self._first_loss, self._options)
-    if step // mnist_train.SUMMARY_INTERVAL_STEPS > (
-        self._last_curve_step // mnist_train.SUMMARY_INTERVAL_STEPS):
-      self._add_scalars(step)
+      self._first_loss = self.values['loss']
+      self._warn_of_guessing(step - 1)
+    mnist_train.check_loss(step, self.values['loss'], self._first_loss, self._options)
+    if step // mnist_train.SUMMARY_INTERVAL_STEPS > self._curve:
+      self._curve = step // mnist_train.SUMMARY_INTERVAL_STEPS
+      self._summary_writer.add_scalars(step, **self.values)
 
-  def _add_scalars(self, step: int) -> None:
-    self._writer.add_scalars(step, loss=self._loss, cross_entropy=self._cross_entropy,
-                             learning_rate=self._learning_rate)
-    self._last_curve_step = step
+  def report(self, session: tf.Session, step: int) -> tuple[str, dict[str, float]]:
+    return 'After %d training step(s), loss on training batch is %g.' % (
+        step, self.values['loss']), {}
 
-  def after_save(self, session: tf.Session, step: int) -> None:
-    self._add_scalars(step)
-    self.saved_step = step
-    print('After %d training step(s), loss on training batch is %g.' % (step, self._loss))
+  def finish(self, signal_name: str | None) -> None:
+    if self.values:
+      self._warn_of_guessing(self._steps.steps_done)
+    super().finish(signal_name)
 
-  def end(self, session: tf.Session, step: int | None = None) -> None:
-    """Do nothing; as a listener it is called with the step, too."""
-
-  def warn_of_guessing(self, step: int) -> None:
-    mnist_train.warn_of_guessing(step, self._cross_entropy, self._y_, self._options)
+  def _warn_of_guessing(self, step: int) -> None:
+    mnist_train.warn_of_guessing(step, self.values['cross_entropy'], self._y_, self._options)
 
 
 def train(mnist: mnist_input.DataSets, member: clusters.Member, options: console.Options) -> None:
-  """Do this worker's steps; as the chief, also keep the checkpoints and curves of all.
+  """Do this worker's steps; as the chief, also keep the checkpoints and summaries of all.
 
   Raises:
     UserError: as mnist_train.train.
   """
-  task = member.task
-  with (checkpoints.ModelFolder(options.model_dir, mnist_train.MODEL_NAME) if task.is_chief
+  with (checkpoints.ModelFolder(options.model_dir, mnist_train.MODEL_NAME) if member.is_chief
         else contextlib.nullcontext() as folder,
-        SummaryWriter(os.path.join(options.model_dir, 'train')) as writer,
-        tf.Graph().as_default(), tf.device(clusters.device_setter(task))):
-    # The graph of mnist_train.py, its variables on the parameter servers; each worker has a dropout
-    # of its own.
+        SummaryWriter(os.path.join(options.model_dir, 'train')) as summary_writer,
+        tf.Graph().as_default(), tf.device(member.device_setter())):
+    # The graph of mnist_train.py, its variables on the parameter servers.
     x, y_ = mnist_train.build_placeholders(mnist.train)
     tf.set_random_seed(options.seed)  # before the first variable, whose initial values it decides
-    own_options = types.SimpleNamespace(**{
-        name: getattr(options, name) for name in mnist_train.FLAGS})
-    own_options.seed += task.index
     steps = clusters.Steps(member, options.training_steps)
-    model = mnist_train.build_model(x, y_, mnist.train.num_examples, own_options,
-                                    steps.wrap(tf.train.GradientDescentOptimizer))
+    own_options = types.SimpleNamespace(**FLAGS.flag_values_dict())
+    own_options.seed += member.index  # each worker has a dropout of its own
+    model = mnist_train.build_model(
+        x, y_, mnist.train.num_examples, own_options,
+        lambda learning_rate: steps.optimizer(tf.train.GradientDescentOptimizer(learning_rate)))
     # In synchronous steps the averages are the chief's work: once a step, after all gradients.
-    train_op = model.train_op if task.is_chief or not options.sync else model.train_step
+    train_op = model.train_op if member.is_chief or not options.sync else model.train_step
 
     hooks, saver = steps.hooks(), None
-    if task.is_chief:
+    if member.is_chief:
       mnist_train.check_folder(folder, mnist.train, options)
       saver = checkpoints.Saver(folder, options.max_to_keep, mnist_train.DIVERGED_ADVICE)
-      report = ReportHook(model, y_, steps, writer, options)
-      hooks += [report, clusters.SaverHook(saver, options.model_dir, mnist_train.MODEL_NAME,
-                                           options.save_interval_steps, writer, report)]
+      hooks.append(SaverHook(
+          options, y_, steps, saver, os.path.join(options.model_dir, mnist_train.MODEL_NAME),
+          options.save_interval_steps, summary_writer,
+          {'loss': model.loss, 'cross_entropy': model.cross_entropy,
+           'learning_rate': model.learning_rate}))
 
-    training_set = mnist.train
+    training_set, share = mnist.train, steps.share()
     with tf.train.MonitoredTrainingSession(
-        member.server.target, task.is_chief, hooks=hooks, stop_grace_period_secs=1,
+        member.target, member.is_chief, hooks=hooks, config=member.session_config(),
         scaffold=steps.scaffold(lambda sess: mnist_train.resume(sess, saver, model, options)),
-        config=clusters.session_config(task)) as sess:
+        stop_grace_period_secs=1) as sess:
       while not sess.should_stop():
         # The batch that this step has in mnist_train.py, or this worker's share of it.
         training_set = training_set.starting_at((steps.next_step - 1) * options.batch_size)
-        xs, ys = map(steps.share, training_set.next_batch(options.batch_size))
-        xs = np.reshape(xs, [-1, *x.shape.as_list()[1:]])
-        sess.run(train_op, feed_dict={x: xs, y_: ys})
-
-    if task.is_chief and report.saved_step:
-      report.warn_of_guessing(report.saved_step)
-      checkpoints.report_saved(saver.last_checkpoints[-1], member.stop.received)
+        xs, ys = training_set.next_batch(options.batch_size)
+        xs = np.reshape(xs[share], [-1, *x.shape.as_list()[1:]])
+        sess.run(train_op, feed_dict={x: xs, y_: ys[share]})
+    if member.is_chief:
+      hooks[-1].finish(member.stop.received)
 
 
-def work(task: clusters.Task, stop: console.StopSignals) -> int:
+def work(member: clusters.Member) -> int:
   """Be a worker until the training has ended; return the exit status."""
   mnist = mnist_input.read_data_sets(FLAGS.data_dir, one_hot=True,
                                      validation_size=FLAGS.validation_size, seed=FLAGS.seed)
-  if task.is_chief:
+  if member.is_chief:
     mnist_train.report_data(mnist, FLAGS)
   mnist_train.check_training_set(mnist.train, FLAGS)
   settings = {name: getattr(FLAGS, name) for name in (
-      *mnist_train.TRACKED_OPTIONS, 'training_steps', 'sync')}
-  member = clusters.Member(task, FLAGS, stop, training_data=mnist.train.digest(), **settings)
-  return member.work(lambda: train(mnist, member, FLAGS))
+      *mnist_train.TRACKED_OPTIONS, 'training_steps')}
+  return member.work(lambda: train(mnist, member, FLAGS), training_data=mnist.train.digest(),
+                     **settings)
 
 
 def main(argv: list[str]) -> int:

@@ -1,10 +1,9 @@
 """A cluster on TensorFlow's runtime: what tf.train.MonitoredTrainingSession does not do for it.
 
-Variables lie on the parameter servers, and so does a notice, in which worker 0, the chief, says how
-the training stands. At the start it restores the newest checkpoint and notes its settings and that
-it is training; the others compare, then begin. After the loss of a parameter server or of itself it
-does so again. At the end it saves, notes how the training has ended, waits for the others to end,
-and notes that all is over, whereupon the parameter servers end.
+Variables lie on the parameter servers, and with them a notice, in which worker 0, the chief, says
+how the training stands. The chief restores the newest checkpoint, and does so again after the loss
+of a parameter server or of itself; the others wait until it notes that it is training. At the end
+it saves and notes how the training has ended; the others end, then the parameter servers.
 """
 import concurrent.futures
 import contextlib
@@ -13,14 +12,10 @@ import os
 import re
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
-from absl import flags
-
-from support import console
+from support import checkpoints, console
 from support.console import UserError
 from support.quiet_tensorflow import tf
 from support.summaries import SummaryWriter
@@ -33,17 +28,17 @@ START_SECS = 300  # for all parameter servers to be there
 POLL_SECS = 0.5  # from one look at the others to the next
 ANSWER_SECS = 3  # for a process to answer
 AWAY_LOOKS = 10  # without an answer, after which a line says who is away
-STOP_SECS = 2  # after a stop signal, for what may wait for a worker that is away
-SERVE_SECS = 8  # after a stop signal to a parameter server, for the chief to save
+STOP_SECS = 2  # after a stop signal, for a step that may wait for a worker who is away
+SAVE_SECS = 8  # after a stop signal to a parameter server, for the chief to save
 FINISH_SECS = 60  # for the other workers to end when the training has finished
+
+# States of a training, in the notice.
+STARTING, TRAINING = 'starting', 'training'
 
 # What is raised when another process is not there or not yet ready.
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
         tf.errors.OutOfRangeError, tf.errors.DeadlineExceededError, tf.errors.InternalError,
         tf.errors.FailedPreconditionError, tf.errors.NotFoundError, tf.errors.UnimplementedError)
-
-# States of a training.
-STARTING, TRAINING = 'starting', 'training'
 
 servers: list[tf.train.Server] = []  # of this process
 
@@ -53,56 +48,18 @@ servers: list[tf.train.Server] = []  # of this process
 
 def define_flags(flag_values: console.Flags) -> None:
   """Define the flags of a cluster, under the book's names."""
-  flags.DEFINE_enum('job_name', None, ['ps', 'worker'], 'What this process is: a parameter server '
-                    'or a worker.', flag_values=flag_values)
-  flags.DEFINE_integer('task_index', 0, 'Number of this process among those of its job, from 0 on; '
-                       'worker 0 is the chief.', lower_bound=0, flag_values=flag_values)
-  flags.DEFINE_string('ps_hosts', PS_HOSTS, 'Addresses of the parameter servers, host:port, '
-                      'separated by commas; in private networks only.', flag_values=flag_values)
-  flags.DEFINE_string('worker_hosts', WORKER_HOSTS, 'Addresses of the workers, host:port, '
-                      'separated by commas.', flag_values=flag_values)
-  flags.DEFINE_bool('sync', False, 'Workers share the batch of each step and wait for each other. '
-                    'Without, each does steps of its own, and the last step may be passed by their '
-                    'number less one.', flag_values=flag_values)
-  flags.DEFINE_float('start_secs', START_SECS, 'Seconds to wait for the parameter servers.',
-                     lower_bound=0, flag_values=flag_values)
-
-
-class Task:
-  """A process of a cluster, as flags describe it."""
-
-  def __init__(self, options: console.Options):
-    """Read the flags.
-
-    Raises:
-      UserError: if an address is not one or is there twice, there is no such process, or as for
-        `check_shares`.
-    """
-    self.hosts = {job_name: getattr(options, f'{job_name}_hosts').replace(' ', '').split(',')
-                  for job_name in ('worker', 'ps')}
-    for job_name, addresses in self.hosts.items():
-      for address in addresses:
-        if not re.fullmatch(r'[\w.-]+:[1-9]\d{0,4}', address) or _split(address)[1] > 65535:
-          raise UserError(f'--{job_name}_hosts: {address!r} is not an address: give host:port, '
-                          'separated by commas', console.WRONG_USAGE)
-    self.addresses = self.hosts['ps'] + self.hosts['worker']
-    twice = max(self.addresses, key=self.addresses.count)
-    if self.addresses.count(twice) > 1:
-      raise UserError(f'--ps_hosts and --worker_hosts name {twice} twice: give each process an '
-                      'address of its own', console.WRONG_USAGE)
-    self.job_name, self.index, self.workers = (
-        options.job_name, options.task_index, len(self.hosts['worker']))
-    if self.job_name is None:
-      raise UserError('--job_name is missing: give --job_name=ps or --job_name=worker, or '
-                      '--local_workers=2 to try a cluster on this machine', console.WRONG_USAGE)
-    if self.index >= len(self.hosts[self.job_name]):
-      raise UserError(
-          f'--task_index={self.index}: --{self.job_name}_hosts names '
-          f'{len(self.hosts[self.job_name])}, counted from 0', console.WRONG_USAGE)
-    check_shares(options, self.workers)
-    self.name = f'{self.job_name} {self.index}'
-    self.address = self.hosts[self.job_name][self.index]
-    self.is_chief = self.name == 'worker 0'
+  flag_values.DEFINE_enum('job_name', None, ['ps', 'worker'],
+                          'What this process is: a parameter server or a worker.')
+  flag_values.DEFINE_integer('task_index', 0, 'Number of this process among those of its job, from '
+                             '0 on; worker 0 is the chief.', 0)
+  flag_values.DEFINE_string('ps_hosts', PS_HOSTS, 'Addresses of the parameter servers, host:port, '
+                            'separated by commas; in private networks only.')
+  flag_values.DEFINE_string('worker_hosts', WORKER_HOSTS, 'Addresses of the workers, host:port, '
+                            'separated by commas.')
+  flag_values.DEFINE_bool(
+      'sync', False, 'Workers share the batch of each step and wait for each other. Without, each '
+      'does steps of its own, and the last step may be passed by their number less one.')
+  flag_values.DEFINE_float('start_secs', START_SECS, 'Seconds to wait for parameter servers.', 0)
 
 
 def check_shares(options: console.Options, workers: int) -> None:
@@ -110,9 +67,6 @@ def check_shares(options: console.Options, workers: int) -> None:
   if options.sync and options.batch_size % workers:
     raise UserError(f'--batch_size={options.batch_size} cannot be shared by {workers} workers: '
                     'with --sync give a multiple of their number', console.WRONG_USAGE)
-
-
-# -- Addresses, servers, devices ---------------------------------------------------------
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -129,10 +83,7 @@ def _answers(address: str) -> bool:
 
 
 def _proxy_hint(address: str) -> str:
-  """Return what to say of a proxy on the way to an address, if there is one.
-
-  To addresses of this machine, there never is.
-  """
+  """Return what to say of a proxy on the way to an address; on this machine gRPC takes none."""
   host = _split(address)[0]
   with contextlib.suppress(OSError, UnicodeError), socket.socket() as probe:
     probe.bind((host, 0))  # fails for an address of another machine
@@ -140,7 +91,7 @@ def _proxy_hint(address: str) -> str:
         os.environ.get('no_grpc_proxy') or os.environ.get('no_proxy'), 'localhost', host]))
     return ''
   names = [name for name in ('grpc_proxy', 'https_proxy', 'http_proxy') if os.environ.get(name)]
-  return f', through the proxy of {names[0]}, unless no_proxy names {host}' if names else ''
+  return f', through the proxy of {names[0]} if no_proxy does not name {host}' if names else ''
 
 
 def _keep_to_loopback(port: int) -> bool:
@@ -152,47 +103,6 @@ def _keep_to_loopback(port: int) -> bool:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lo')
         return True
   return False
-
-
-def _start_server(task: Task) -> tf.train.Server:
-  """Start TensorFlow's server of a task.
-
-  It listens on all interfaces of the machine, unless all addresses of the cluster are of this
-  machine's loopback, and it is Linux.
-
-  Raises:
-    UserError: if it cannot listen on its port.
-  """
-  port = _split(task.address)[1]
-  try:
-    server = tf.train.Server(tf.train.ClusterSpec(task.hosts), task.job_name, task.index,
-                             start=False)
-  except tf.errors.OpError:
-    raise UserError(f'{task.name} cannot listen on port {port}: it is in use, or is not for '
-                    'users; give another address') from None
-  is_local = all(re.match(r'127\.|localhost:', address) for address in task.addresses)
-  if not (is_local and sys.platform == 'linux' and _keep_to_loopback(port)):
-    print(f'TensorFlow listens on port {port} of every interface of this machine and has no '
-          'password: use it in private networks only.')
-  server.start()
-  servers.append(server)
-  return server
-
-
-def session_config(task: Task) -> tf.ConfigProto:
-  """Return what keeps a worker's session from waiting for the other workers."""
-  return tf.ConfigProto(device_filters=['/job:ps', f'/job:worker/task:{task.index}'])
-
-
-def device_setter(task: Task) -> Callable[[tf.Operation], str]:
-  """Return what `tf.device` takes: variables on the parameter servers, all else on this worker."""
-  choose = tf.train.replica_device_setter(
-      cluster=task.hosts, worker_device=f'/job:worker/task:{task.index}')
-  # Moving averages are computed where they and the weights lie. On a worker, they would take the
-  # weights from before the step, and make a step move four times the bytes.
-  return lambda op: (
-      op.inputs[0].device if op.name.startswith('ExponentialMovingAverage/') and op.inputs
-      and op.inputs[0].device.startswith('/job:ps') else choose(op))
 
 
 # -- The part of a process ---------------------------------------------------------------
@@ -218,136 +128,176 @@ def _step_queues(workers: int) -> list[tf.FIFOQueue]:
 
 
 class Member:
-  """What a process does in a cluster, besides the steps of a training."""
+  """A process of a cluster: what it is, and what it does besides the steps of a training."""
 
-  def __init__(self, task: Task, options: console.Options, stop: console.StopSignals,
-               **settings: object):
-    """Keep what it is.
+  def __init__(self, options: console.Options, stop: console.StopSignals):
+    """Read from flags what it is.
 
-    Args:
-      settings: for JSON; in these a worker must agree with the chief.
+    Raises:
+      UserError: if there is no such process, it is running already, or as for `check_shares`.
     """
-    self.task, self.stop, self.options = task, stop, options
-    self.notice: dict = {}  # the newest on ps 0; empty if there is none
-    self.step_secs = 0.  # that the last step has taken
-    self.away: dict[str, int] = {}  # in how many looks a process has not answered, by its name
-    self._note: dict = {'settings': json.loads(json.dumps({
-        'ps_hosts': task.hosts['ps'], 'worker_hosts': task.hosts['worker'], **settings}))}
-    needed = ['worker 0']
-    if task.job_name == 'worker':
-      workers = range(task.workers if options.sync else 1)
-      needed = [f'worker {index}' for index in workers if index != task.index]
-      needed += [f'ps {index}' for index in range(len(task.hosts['ps']))]
-    self._needed = {name: task.hosts[name.split()[0]][int(name.split()[1])] for name in needed}
-    self._hints = {name: _proxy_hint(address) for name, address in self._needed.items()}
+    self.hosts = {name: getattr(options, f'{name}_hosts').replace(' ', '').split(',')
+                  for name in ('worker', 'ps')}
+    addresses = sum(self.hosts.values(), [])
+    for address in addresses:
+      if not re.fullmatch(r'[\w.-]+:[1-9]\d{0,4}', address) or _split(address)[1] > 65535:
+        raise UserError(f'{address!r} in --ps_hosts or --worker_hosts is not an address: give '
+                        'host:port, separated by commas', console.WRONG_USAGE)
+      if addresses.count(address) > 1:
+        raise UserError(f'--ps_hosts and --worker_hosts name {address} twice: give each process an '
+                        'address of its own', console.WRONG_USAGE)
+    if options.job_name is None:
+      raise UserError('--job_name is missing: give --job_name=ps or --job_name=worker, or '
+                      '--local_workers=2 to try a cluster on this machine', console.WRONG_USAGE)
+    if options.task_index >= len(self.hosts[options.job_name]):
+      raise UserError(f'--task_index={options.task_index}: --{options.job_name}_hosts names '
+                      f'{len(self.hosts[options.job_name])}, the first is 0', console.WRONG_USAGE)
+    self.job_name, self.index = options.job_name, options.task_index
+    self.name = f'{self.job_name} {self.index}'
+    self.workers, self.is_chief = len(self.hosts['worker']), self.name == 'worker 0'
+    check_shares(options, self.workers)
+    self.stop, self.options, self.target = stop, options, ''
+    self.notice: dict = {}  # the newest; empty if a parameter server does not answer
+    self._note: dict = {'settings': {'ps_hosts': self.hosts['ps'],
+                                     'worker_hosts': self.hosts['worker'], 'sync': options.sync}}
+    self._address = self.hosts[self.job_name][self.index]
+    self._hints = {address: _proxy_hint(address) for address in addresses}
+    self._away: dict[str, int] = {}  # in how many looks a process has not answered, by its name
+    # Whom a worker waits for. The notice is read last, so that the chief's is not an old one.
+    self._needed = {f'{job_name} {index}': self.hosts[job_name][index] for job_name, count in (
+        ('worker', self.workers if options.sync else 1), ('ps', len(self.hosts['ps'])))
+                    for index in range(count) if f'{job_name} {index}' != self.name}
+    if _answers(self._address):
+      raise UserError(f'{self.name} cannot listen on port {_split(self._address)[1]}: {self.name}, '
+                      f'or another program, listens at {self._address} already; end it, or give '
+                      'another address')
+
+  def device_setter(self) -> Callable[[tf.Operation], str]:
+    """Return what `tf.device` takes: variables on the parameter servers, all else on this worker.
+    """
+    choose = tf.train.replica_device_setter(
+        cluster=self.hosts, worker_device=f'/job:worker/task:{self.index}')
+    # Moving averages are computed where they and the weights lie. On a worker, they would take the
+    # weights from before the step, and make a step move four times the bytes.
+    return lambda op: (
+        op.inputs[0].device if op.name.startswith('ExponentialMovingAverage/') and op.inputs
+        and op.inputs[0].device.startswith('/job:ps') else choose(op))
+
+  def session_config(self) -> tf.ConfigProto:
+    """Return what keeps a session from waiting for the other workers."""
+    return tf.ConfigProto(device_filters=['/job:ps', f'/job:worker/task:{self.index}'])
 
   def look(self) -> None:
-    """Look for the processes that this one needs, and say for which it waits."""
+    """Look for the processes that a worker needs, say for which it waits, and read the notice."""
     for name, address in self._needed.items():
       try:
         if not _answers(address):
           raise tf.errors.UnavailableError(None, None, 'nobody listens')
         if name.startswith('ps'):
-          notice = _notice(address)
-          self._compare(name, notice)
-          self.notice = notice if name == 'ps 0' else self.notice
-        if self.away.pop(name, 0) >= AWAY_LOOKS:
+          notice = self._compare(_notice(address), name)
+        if self._away.pop(name, 0) >= AWAY_LOOKS:
           print(f'{name} is there.')
       except LOST:
-        self.away[name] = self.away.get(name, 0) + 1
-        if self.away[name] == AWAY_LOOKS:
-          print(f'Waiting for {name} at {address}{self._hints[name]}.')
+        self._away[name] = self._away.get(name, 0) + 1
+        if self._away[name] == AWAY_LOOKS:
+          print(f'Waiting for {name} at {address}{self._hints[address]}.')
+    self.notice = {} if self.lost_servers() else notice
 
-  def _compare(self, name: str, notice: dict) -> None:
-    """Raise UserError if a parameter server, or the training noted there, is of another cluster."""
-    other = {**notice['settings'], 'ps': notice['ps']}
+  def lost_servers(self) -> list[str]:
+    """Return the names of the parameter servers that did not answer at the last look."""
+    return [name for name in self._away if name.startswith('ps')]
+
+  def _compare(self, notice: dict, name: str) -> dict:
+    """Return a notice; raise UserError if it is of another cluster or training."""
     for key, value in {**self._note['settings'], 'ps': int(name.split()[1])}.items():
-      if other.get(key, value) != value:
-        raise UserError(f'{key} is {value} for {self.task.name}, but {other[key]} for the training '
-                        f'on {name} at {self._needed[name]}: give all processes the same')
+      other = notice['settings'].get(key, value)
+      if other != value:
+        raise UserError(f'{key} is {value} for {self.name}, but {other} in the cluster of {name} '
+                        f'at {self._needed[name]}: give all processes the same')
+    return notice
 
-  def _check_address(self) -> None:
-    if _answers(self.task.address):
-      raise UserError(f'{self.task.name} cannot listen on port {_split(self.task.address)[1]}: '
-                      f'{self.task.name} of this cluster, or another program, listens at '
-                      f'{self.task.address} already; end it, or give another address')
+  def _start_server(self) -> None:
+    """Start TensorFlow's server of this process.
 
-  def serve(self) -> None:
-    """Be a parameter server until the chief notes that all is over."""
-    self._check_address()
-    _start_server(self.task)
-    notice = _notice(self.task.address, {**self._note, 'ps': self.task.index})
-    print(f'Parameter server {self.task.index} of {len(self.task.hosts["ps"])} is ready.')
+    It listens on all interfaces of the machine, unless all addresses of the cluster are of this
+    machine's loopback, and it is Linux.
+    """
+    server = tf.train.Server(self.hosts, self.job_name, self.index, start=False)
+    is_local = all(re.match(r'127\.|localhost:', address) for address in self._hints)
+    if not (is_local and sys.platform == 'linux' and _keep_to_loopback(_split(self._address)[1])):
+      print(f'TensorFlow listens on port {_split(self._address)[1]} of every interface of this '
+            'machine and has no password: use it in private networks only.')
+    server.start()
+    self.target = server.target
+    servers.append(server)
+
+  def serve(self) -> int:
+    """Be a parameter server until the training has ended; return the exit status."""
+    self._start_server()
+    _notice(self._address, {'settings': {**self._note['settings'], 'ps': self.index}})
+    print(f'Parameter server {self.index} of {len(self.hosts["ps"])} is ready.')
     deadline = None
-    while not notice.get('is_over'):
-      self.look()
-      if self.stop.received:  # the chief may be about to save
-        deadline = deadline or time.monotonic() + SERVE_SECS
-        if 'worker 0' in self.away or time.monotonic() > deadline:
-          break
+    while deadline is None or time.monotonic() < deadline and any(
+        map(_answers, self.hosts['worker'])):
       time.sleep(POLL_SECS)
-      notice = _notice(self.task.address)
-    print(notice.get('ended') or f'Stopped by {self.stop.received}.')
+      self.notice = _notice(self._address)
+      if deadline is None and ('ended' in self.notice or self.stop.received):
+        deadline = time.monotonic() + self.notice.get('end_secs', SAVE_SECS)
+    print(self.notice.get('ended') or f'Stopped by {self.stop.received}.')
+    return console.SUCCESS
 
-  def work(self, train: Callable[[], None]) -> int:
+  def work(self, train: Callable[[], None], **settings: object) -> int:
     """Be a worker: join the cluster and do train(); return the exit status.
 
+    Args:
+      settings: for JSON; in these all workers must agree with the chief.
+
     Raises:
-      UserError: if another process is this worker, a parameter server does not answer in time,
-        settings differ, or as train() does.
+      UserError: if a parameter server does not answer in time, settings differ, or as train() does.
     """
-    self._check_address()
-    self._join()
-    self.server = _start_server(self.task)
-    # In a thread, because TensorFlow's calls keep Python from handling signals.
-    training = concurrent.futures.Future()
-    threading.Thread(target=_run_into, args=(training, train), daemon=True).start()
+    self._note['settings'] = json.loads(json.dumps({**self._note['settings'], **settings}))
     try:
-      self._attend(training)
-    except Exception as error:
-      self._end(f'Worker 0 has failed: {console.describe(error)}', console.FAILURE)
+      self._attend(train)
+      self.end('The training has finished.')
+    except Exception:
+      if self._note.get('state') == TRAINING:
+        self.end('Worker 0 has failed.', console.FAILURE)
       raise
-    self._end('The training has finished.', console.SUCCESS)
-    if not self.task.is_chief:
-      print(self.notice.get('ended') or f'Stopped by {self.stop.received}; {self.task.name} may be '
-            'started again.')
+    if not self.is_chief and 'ended' in self.notice:
+      print(self.notice['ended'])
+    elif self.stop.received and self._note.get('state') != TRAINING:
+      print(f'Stopped by {self.stop.received}; {self.name} may be started again.')
     return self.notice.get('status', console.SUCCESS)
 
-  def _join(self) -> None:
-    """Wait for the parameter servers, and for the chief; all settings are compared."""
-    deadline = time.monotonic() + self.options.start_secs
-    while True:
-      self.look()
-      missing = [name for name in self.away if name.startswith('ps')]
-      if not missing and (self.task.is_chief or 'state' in self.notice):
-        return
-      if self.stop.received:
-        raise KeyboardInterrupt
-      if missing and time.monotonic() > deadline:
-        raise UserError(
-            f'{missing[0]} at {self._needed[missing[0]]} does not answer after '
-            f'{self.options.start_secs:g} seconds{self._hints[missing[0]]}: start it, or correct '
-            '--ps_hosts')
-      time.sleep(POLL_SECS)
+  def _attend(self, train: Callable[[], None]) -> None:
+    """Join, do train() and look for the others, until it is done or a stop signal ends it."""
+    def join_and_train() -> None:
+      # Once the chief's notice is there, all settings have been compared.
+      self.wait_for(lambda: self.notice and (self.is_chief or 'state' in self.notice))
+      self._start_server()
+      train()
 
-  def _attend(self, training: concurrent.futures.Future) -> None:
-    """Look for the others until the training is done, or a stop signal ends it."""
-    stopped_at = None
-    while not training.done():
-      concurrent.futures.wait([training], POLL_SECS)
+    # In a thread, because TensorFlow's calls keep Python from handling signals.
+    training = concurrent.futures.ThreadPoolExecutor(1).submit(join_and_train)
+    began, stopped_at = time.monotonic(), None
+    while not concurrent.futures.wait([training], POLL_SECS).done:
       self.look()
-      if not self.stop.received:
-        continue
-      stopped_at = stopped_at or time.monotonic()
-      if time.monotonic() - stopped_at < max(STOP_SECS, 2 * self.step_secs):
-        continue
-      if not self.task.is_chief:  # which has nothing to save
-        return
-      if any(name.startswith('ps') for name in self.away):
-        raise UserError(f'stopped by {self.stop.received} while {[*self.away][0]} is away: what '
-                        'was trained since the newest checkpoint is lost')
-      self.note_stop()  # ends a synchronous step that waits for a worker
-    training.result()
+      lost = self.lost_servers()
+      if lost and not self.target and time.monotonic() - began > self.options.start_secs:
+        address = self._needed[lost[0]]
+        raise UserError(
+            f'{lost[0]} at {address} does not answer after {self.options.start_secs:g} seconds'
+            f'{self._hints[address]}: start it, or correct --ps_hosts')
+      stopped_at = stopped_at or self.stop.received and time.monotonic()
+      if stopped_at and time.monotonic() - stopped_at > STOP_SECS:
+        if not self.is_chief:  # which has nothing to save
+          return
+        if lost:
+          raise UserError(f'stopped by {self.stop.received} while {lost[0]} is away: what was '
+                          'trained since the newest checkpoint is lost')
+        self.end()  # the step may wait for a worker
+    with contextlib.suppress(StopIteration):
+      training.result()
 
   def note(self, **changes: object) -> None:
     """As the chief, change the notice.
@@ -356,51 +306,37 @@ class Member:
       tf.errors.AbortedError: if a parameter server is lost, from which a session recovers.
     """
     self._note.update(changes)
-    for index, address in enumerate(self.task.hosts['ps']):
+    for index, address in enumerate(self.hosts['ps']):
+      settings = {**self._note['settings'], 'ps': index}
       try:
-        _notice(address, {**self._note, 'ps': index},
-                self.task.workers if 'ended' in self._note else 0)
+        _notice(address, {**self._note, 'settings': settings},
+                self.workers if 'ended' in self._note else 0)
       except LOST:
         raise tf.errors.AbortedError(None, None, f'ps {index} is lost') from None
 
-  def note_stop(self) -> None:
-    """As the chief, let the others end after a stop signal, whatever they wait for."""
-    self.note(ended=f'Worker 0 was stopped by {self.stop.received}.')
+  def end(self, ended: str = '', status: int = console.SUCCESS) -> None:
+    """As the chief, let the other processes end, whatever they wait for; the first reason counts.
+    """
+    if self.is_chief and 'ended' not in self._note:
+      stopped = f'Worker 0 was stopped by {self.stop.received}.' if self.stop.received else ''
+      with contextlib.suppress(tf.errors.AbortedError):
+        self.note(ended=stopped or ended, status=status,
+                  end_secs=STOP_SECS if stopped or status else FINISH_SECS)
+
+  def wait_for(self, condition: Callable[[], object]) -> None:
+    """Wait; raise StopIteration, which ends a MonitoredSession, if there is nothing more to do."""
+    while not condition():
+      if self.is_over():
+        raise StopIteration
+      time.sleep(POLL_SECS / 5)
 
   def is_over(self) -> bool:
     """Return whether this worker is to do no more steps."""
     return bool(self.stop.received or 'ended' in self.notice)
 
-  def was_training(self) -> bool:
-    """Return whether the chief was there and training at the last look."""
-    return 'worker 0' not in self.away and self.notice.get('state') == TRAINING
-
   def is_training(self) -> bool:
-    """Return the same after a look at the notice."""
-    try:
-      self.notice = _notice(self.task.hosts['ps'][0])
-    except LOST:
-      return False
-    return self.was_training()
-
-  def _end(self, ended: str, status: int) -> None:
-    """As the chief, end the training that has begun for all."""
-    if not self.task.is_chief or (status and self._note.get('state') != TRAINING):
-      return
-    with contextlib.suppress(tf.errors.AbortedError):
-      self.note(**{'ended': ended, 'status': status, **self._note})
-      wait_secs = STOP_SECS if status or self.stop.received else FINISH_SECS
-      deadline = time.monotonic() + wait_secs
-      while any(map(_answers, self.task.hosts['worker'][1:])) and time.monotonic() < deadline:
-        time.sleep(POLL_SECS / 5)
-      self.note(is_over=True)
-
-
-def _run_into(future: concurrent.futures.Future, function: Callable[[], None]) -> None:
-  try:
-    future.set_result(function())
-  except BaseException as error:
-    future.set_exception(error)
+    """Return whether the chief was there and training at the last look."""
+    return 'worker 0' not in self._away and self.notice.get('state') == TRAINING
 
 
 # -- Steps -------------------------------------------------------------------------------
@@ -413,9 +349,9 @@ class SyncOptimizer(tf.train.SyncReplicasOptimizer):
   step; and the queue is closed when the chief loses a server.
   """
 
-  def __init__(self, optimizer: tf.train.Optimizer, task: Task):
-    super().__init__(optimizer, task.workers, task.workers)
-    self._task = task
+  def __init__(self, optimizer: tf.train.Optimizer, member: Member):
+    super().__init__(optimizer, member.workers, member.workers)
+    self._member = member
 
   def apply_gradients(self, grads_and_vars: list, global_step: tf.Variable | None = None,
                       name: str | None = None) -> tf.Tensor:
@@ -423,16 +359,16 @@ class SyncOptimizer(tf.train.SyncReplicasOptimizer):
     with tf.control_dependencies(None):  # averaging does not wait for a batch of the chief's
       token = super().apply_gradients(grads_and_vars, global_step, name).op.inputs[1].op
       with tf.device('/job:ps/task:0'):
-        queues = _step_queues(self._task.workers)
-        own = queues[self._task.index]
+        queues = _step_queues(self._member.workers)
+        own = queues[self._member.index]
         with tf.control_dependencies(self._chief_queue_runner.enqueue_ops):  # averaged and applied
           step_done = global_step.read_value()
-          hand_out = tf.group(self._sync_token_queue.dequeue_many(self._task.workers),
+          hand_out = tf.group(self._sync_token_queue.dequeue_many(self._member.workers),
                               *[queue.enqueue(step_done) for queue in queues])
         with tf.control_dependencies(token.control_inputs):  # this worker's gradients
           self.steps_done = own.dequeue()
         self.forget = own.dequeue_many(own.size())  # what was left for a process that died
-        # Those who waited for a chief that died wait for a step that will not come.
+        # Those who wait for a chief that died wait for a step that will not come.
         self.wake = tf.group(*[queue.enqueue(global_step) for queue in queues if queue is not own])
         wake_self = own.enqueue(global_step)
     # When it ends, as by the loss of a server, the chief finds that out in its next step.
@@ -446,29 +382,27 @@ class Steps(tf.train.SessionRunHook):
   """The steps of a worker: when they begin and end, and the number of each."""
 
   def __init__(self, member: Member, last_step: int):
-    self._member, self._task, self._last_step = member, member.task, last_step
-    self._optimizer: SyncOptimizer | None = None
+    self._member, self._last_step = member, last_step
+    self._sync: SyncOptimizer | None = None
 
-  def wrap(self, make_optimizer: Callable[[tf.Tensor], tf.train.Optimizer]
-           ) -> Callable[[tf.Tensor], tf.train.Optimizer]:
-    """Return a function of the learning rate that makes the optimizer for these steps."""
-    def make(learning_rate: tf.Tensor) -> tf.train.Optimizer:
-      self._optimizer = SyncOptimizer(make_optimizer(learning_rate), self._task)
-      return self._optimizer
-    return make if self._member.options.sync else make_optimizer
+  def optimizer(self, optimizer: tf.train.Optimizer) -> tf.train.Optimizer:
+    """Return the optimizer, or one that averages gradients for synchronous steps."""
+    if self._member.options.sync:
+      self._sync = optimizer = SyncOptimizer(optimizer, self._member)
+    return optimizer
 
   def hooks(self) -> list[tf.train.SessionRunHook]:
     """Return TensorFlow's hooks for these steps, and this one."""
     hooks = [self]
-    if self._task.is_chief:  # the others end when it has saved
+    if self._sync:
+      hooks.append(self._sync.make_session_run_hook(self._member.is_chief, num_tokens=0))
+    if self._member.is_chief:  # the others end when it has saved
       hooks.append(tf.train.StopAtStepHook(last_step=self._last_step))
-    if self._optimizer:
-      hooks.append(self._optimizer.make_session_run_hook(self._task.is_chief, num_tokens=0))
     return hooks
 
-  def share(self, batch: np.ndarray) -> np.ndarray:
-    """Return this worker's part of the examples of a step."""
-    return batch[self._task.index::self._task.workers] if self._optimizer else batch
+  def share(self) -> slice:
+    """Return which examples of the batch of a step are this worker's."""
+    return slice(self._member.index, None, self._member.workers) if self._sync else slice(None)
 
   def scaffold(self, restore: Callable[[tf.Session], object]) -> tf.train.Scaffold:
     """Return what begins a session: as the chief, with initial values and restore(session)."""
@@ -480,9 +414,9 @@ class Steps(tf.train.SessionRunHook):
       session.run(initialize)
       restore(session)
 
-    if self._task.is_chief:
+    if self._member.is_chief:
       return tf.train.Scaffold(init_op=tf.no_op(), init_fn=begin_training)
-    # The others are to wait in this hook: TensorFlow looks for the chief every 30 seconds only.
+    # The others wait in this hook: TensorFlow looks for the chief every 30 seconds only.
     ready = tf.constant([], tf.string)
     return tf.train.Scaffold(ready_op=ready, ready_for_local_init_op=ready)
 
@@ -492,87 +426,110 @@ class Steps(tf.train.SessionRunHook):
 
   def after_create_session(self, session: tf.Session, coord: tf.train.Coordinator) -> None:
     self._is_noted = False
-    if not self._task.is_chief:
+    if not self._member.is_chief:
       self._wait(session)
     elif not self._count(session):
       coord.request_stop()
 
   def _count(self, session: tf.Session) -> bool:
     """Find out the number of the next step, and return whether there is one."""
-    if self._optimizer:
-      session.run(self._optimizer.forget)
+    if self._sync:
+      session.run(self._sync.forget)
     self.steps_done = int(session.run(self._global_step))
-    self.next_step = self.steps_done + 1 + (0 if self._optimizer else self._task.index)
-    self._is_done = self.steps_done >= self._last_step
-    return not self._is_done
+    self.next_step = self.steps_done + 1 + (0 if self._sync else self._member.index)
+    return self.steps_done < self._last_step
 
   def _wait(self, session: tf.Session) -> None:
-    """Wait until the chief is training and there are steps to do, or all is over."""
-    while not (self._member.is_training() and not session.run(self._missing).size
-               and self._count(session)):
-      if self._member.is_over():
-        raise StopIteration  # MonitoredSession's own way
-      time.sleep(POLL_SECS / 5)
+    """Wait until the chief is training and there are steps to do."""
+    self._member.notice = {}  # the next is newer than the session
+    self._member.wait_for(lambda: self._member.is_training() and self._count(session)
+                          and not session.run(self._missing).size)
 
   def before_run(self, run_context: tf.train.SessionRunContext) -> tf.train.SessionRunArgs:
     session = run_context.session
-    if self._task.is_chief and not self._is_noted:
-      if self._optimizer:
-        session.run(self._optimizer.wake)
+    if not self._member.is_chief:
+      if self.steps_done >= self._last_step or not self._member.is_training():
+        self._wait(session)
+        if self._sync:
+          session.run(self._sync.local_step_init_op)
+    elif not self._is_noted:
+      if self._sync:
+        session.run(self._sync.wake)
       self._member.note(state=TRAINING)
       self._is_noted = True
-    elif not self._task.is_chief and (self._is_done or not self._member.was_training()):
-      self._wait(session)
-      if self._optimizer:
-        session.run(self._optimizer.local_step_init_op)
-    self._began = time.monotonic()
-    return tf.train.SessionRunArgs(self._optimizer.steps_done if self._optimizer else [])
+    return tf.train.SessionRunArgs(self._sync.steps_done if self._sync else [])
 
   def after_run(self, run_context: tf.train.SessionRunContext,
                 run_values: tf.train.SessionRunValues) -> None:
-    self._member.step_secs = time.monotonic() - self._began
-    self.steps_done = int(run_values.results if self._optimizer
+    self.steps_done = int(run_values.results if self._sync
                           else run_context.session.run(self._global_step))
-    self.next_step = self.steps_done + 1 if self._optimizer else self.next_step + self._task.workers
-    self._is_done = self.steps_done >= self._last_step
-    if self._member.is_over() or self._is_done and self._task.is_chief:
+    self.next_step = self.steps_done + 1 if self._sync else self.next_step + self._member.workers
+    if self._member.is_over() or self._member.is_chief and self.steps_done >= self._last_step:
       run_context.request_stop()
 
   def end(self, session: tf.Session) -> None:
-    del session
-    if self._task.is_chief and self._member.stop.received:
-      self._member.note_stop()
-
-
-class _BookTimer(tf.train.SecondOrStepTimer):
-  def should_trigger_for_step(self, step: int) -> bool:
-    return (step - 1) // self._every_steps > (self.last_triggered_step() - 1) // self._every_steps
+    if self._member.stop.received:
+      self._member.end()
 
 
 class SaverHook(tf.train.CheckpointSaverHook):
-  """Saves after steps 1, 1 + N, 1 + 2 N, ..., as the book does in one process, and the last.
+  """Saves after steps 1, 1 + N, 1 + 2 N, ..., and the last, as the book does in one process.
 
   TensorFlow's own saves after 0, N, 2 N, ..., and writes an event file beside the checkpoints.
-  """
 
-  def __init__(self, saver: tf.train.Saver, model_dir: str, model_name: str, save_steps: int,
-               writer: SummaryWriter, listener: tf.train.CheckpointSaverListener):
-    super().__init__(model_dir, save_steps=save_steps, saver=saver, checkpoint_basename=model_name,
-                     listeners=[listener], save_graph_def=False)
-    self._timer, self._summary_writer = _BookTimer(every_steps=save_steps), writer
-    self._steps_per_run = 1
+  Attributes:
+    values: of the fetches, in the last step of the chief.
+  """
+  first_step = 1  # what the first is called in names and lines
+
+  def __init__(self, steps: Steps, saver: tf.train.Saver, path: str, save_steps: int,
+               writer: SummaryWriter, fetches: dict[str, tf.Tensor]):
+    folder, name = os.path.split(path)
+    super().__init__(folder, save_steps=save_steps, saver=saver, checkpoint_basename=name,
+                     save_graph_def=False)
+    self._steps, self._every, self._summary_writer, self._fetches = (
+        steps, save_steps, writer, fetches)
+    self.values: dict[str, float] = {}
+
+  def check(self, step: int) -> None:
+    """Look at the values of each step."""
+    raise NotImplementedError
+
+  def report(self, session: tf.Session, step: int) -> tuple[str, dict[str, float]]:
+    """Return the line of a step that is to be saved, and more values for the summaries."""
+    raise NotImplementedError
 
   def begin(self) -> None:
     self._global_step_tensor = tf.train.get_global_step()
 
   def after_create_session(self, session: tf.Session, coord: tf.train.Coordinator) -> None:
     del coord
-    steps_done = int(session.run(self._global_step_tensor))
-    self._timer.update_last_triggered_step(steps_done)
-    self._summary_writer.start(session.graph, steps_done)
+    self._saved = int(session.run(self._global_step_tensor))
+    self._summary_writer.start(session.graph, self._saved)
+
+  def before_run(self, run_context: tf.train.SessionRunContext) -> tf.train.SessionRunArgs:
+    return tf.train.SessionRunArgs(self._fetches)
+
+  def after_run(self, run_context: tf.train.SessionRunContext,
+                run_values: tf.train.SessionRunValues) -> None:
+    self.values, step = run_values.results, self._steps.steps_done
+    self.check(step - 1 + self.first_step)
+    if (step - 1) // self._every > (self._saved - 1) // self._every:
+      self._save(run_context.session, step)
 
   def end(self, session: tf.Session) -> None:
     # Once more, if a step of another worker came while it was saved.
-    while (step := int(session.run(self._global_step_tensor))) != self._timer.last_triggered_step():
-      self._timer.update_last_triggered_step(step)
+    while (step := int(session.run(self._global_step_tensor))) != self._saved:
       self._save(session, step)
+
+  def finish(self, signal_name: str | None) -> None:
+    """Print where the last checkpoint is, and the signal that ended the training."""
+    if self._saver.last_checkpoints and (self.values or signal_name):
+      checkpoints.report_saved(self._saver.last_checkpoints[-1], signal_name)
+
+  def _save(self, session: tf.Session, step: int) -> None:
+    self._saved, number = step, step - 1 + self.first_step
+    line, values = self.report(session, number)
+    super()._save(session, number)
+    self._summary_writer.add_scalars(number, **self.values, **values)
+    print(line)

@@ -1,4 +1,4 @@
-"""The processes of a cluster: one as flags say, or all on this machine, with one command."""
+"""The processes of a cluster: one as flags say, or all on this machine."""
 import contextlib
 import math
 import os
@@ -10,36 +10,28 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from absl import flags
-
 from support import clusters, console
-from support.console import StopSignals
+from support.console import StopSignals, UserError
 
 POLL_SECS = 0.1
-REASON_SECS = 1  # for the reason of a failure to be printed, perhaps by another process
-LEAVE_SECS = 5  # for the others to end after the chief
-SHOW_SECS = 10  # for the last lines of a process to be printed
+END_SECS = 5  # for the others to end after the chief
+FAIL_SECS = 1  # for the chief to end after another, perhaps for the same reason
 
 
 def define_flags(flag_values: console.Flags) -> None:
   """Define the flags of a cluster, of the launcher, and of the processes that it starts."""
   clusters.define_flags(flag_values)
-  flags.DEFINE_integer('local_workers', 0, 'Start a cluster of so many workers on this machine.',
-                       lower_bound=0, flag_values=flag_values)
-  flags.DEFINE_integer('local_ps', 1, 'Parameter servers of the cluster of --local_workers.',
-                       lower_bound=1, flag_values=flag_values)
-  flags.DEFINE_bool('end_with_stdin', False, 'End when standard input does, as the processes of '
-                    '--local_workers do with the one that started them.', flag_values=flag_values)
-
-
-def _obey_stdin(stop: StopSignals) -> None:
-  """Stop as after a signal whose name comes from standard input, or when that ends."""
-  name = sys.stdin.readline().strip() or 'SIGHUP'
-  stop.received = stop.received or name  # not a second signal, which would not let it save
+  flag_values.DEFINE_integer(
+      'local_workers', 0, 'Start a cluster of so many workers on this machine.', 0)
+  flag_values.DEFINE_integer(
+      'local_ps', 1, 'Parameter servers of the cluster of --local_workers.', 1)
+  flag_values.DEFINE_bool(
+      'end_with_stdin', False, 'End when standard input does, as the processes of --local_workers '
+      'do with the one that started them.')
 
 
 def take_part(script: str, flag_values: console.Flags,
-              work: Callable[[clusters.Task, StopSignals], int]) -> int:
+              work: Callable[[clusters.Member], int]) -> int:
   """Be what the flags say: a parameter server, a worker, or a whole cluster on this machine.
 
   Args:
@@ -51,16 +43,18 @@ def take_part(script: str, flag_values: console.Flags,
       return _launch(script, flag_values, stop)
     if flag_values.end_with_stdin:
       threading.Thread(target=_obey_stdin, args=(stop,), daemon=True).start()
-    task = clusters.Task(flag_values)
-    if task.job_name == 'worker':
-      return work(task, stop)
-    clusters.Member(task, flag_values, stop).serve()
-    return console.SUCCESS
+    member = clusters.Member(flag_values, stop)
+    return work(member) if member.job_name == 'worker' else member.serve()
+
+
+def _obey_stdin(stop: StopSignals) -> None:
+  """Stop as after the signal that standard input names, or SIGHUP when it ends."""
+  name = sys.stdin.readline().strip() or 'SIGHUP'
+  stop.received = stop.received or name  # no second signal, which would not let it save
 
 
 def run(main: Callable[[list[str]], int | None], flag_values: console.Flags) -> None:
-  """As console.run, but end a process that has a server at once: its threads may wait for others.
-  """
+  """Do as console.run, but end a process with a server at once: its threads may wait for others."""
   status = console.SUCCESS
   try:
     console.run(main, flag_values)
@@ -77,49 +71,59 @@ def run(main: Callable[[list[str]], int | None], flag_values: console.Flags) -> 
 # -- A whole cluster ---------------------------------------------------------------------
 
 
-class _Process:
-  """A process of the cluster, whose lines are printed under its name."""
+def _launch(script: str, flag_values: console.Flags, stop: StopSignals) -> int:
+  """Start a cluster on this machine, wait for its end, and return the exit status."""
+  for name in ('job_name', 'task_index', 'ps_hosts', 'worker_hosts'):
+    if flag_values[name].present:
+      raise UserError(f'--{name} and --local_workers: give --{name} to start one process, or '
+                      '--local_workers to start all of them here', console.WRONG_USAGE)
+  servers, workers = flag_values.local_ps, flag_values.local_workers
+  clusters.check_shares(flag_values, workers)
+  addresses = _free_addresses(servers + workers)
+  command = [sys.executable, os.path.abspath(script), '--end_with_stdin',
+             f'--ps_hosts={",".join(addresses[:servers])}',
+             f'--worker_hosts={",".join(addresses[servers:])}',
+             *(flag_values[name].serialize() for name in flag_values
+               if flag_values[name].present and not name.startswith('local_'))]
+  # In a session of their own, so that Ctrl-C reaches the launcher only, which asks the chief.
+  group = ({'creationflags': subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == 'nt'
+           else {'start_new_session': True})
+  names = [f'worker {index}' for index in range(workers)] + [f'ps {i}' for i in range(servers)]
+  processes, threads, errors = [], [], []
+  try:
+    for name in names:
+      job_name, index = name.split()
+      processes.append(subprocess.Popen(
+          [*command, f'--job_name={job_name}', f'--task_index={index}'], stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding='utf-8', errors='replace',
+          env={**os.environ, 'PYTHONIOENCODING': 'utf-8'}, **group))
+      for stream, shown in ((processes[-1].stdout, sys.stdout), (processes[-1].stderr, sys.stderr)):
+        threads.append(threading.Thread(target=_show, args=(stream, shown, name, errors, stop)))
+        threads[-1].start()
+    decisive = _wait(processes, stop)
+  finally:
+    for process in processes:
+      process.kill()
+    for each in processes + threads:
+      each.wait() if each in processes else each.join()
+  status = processes[decisive].returncode
+  if status and not stop.received:
+    raise UserError(errors[0] if errors else f'{names[decisive]} has ended with status {status}',
+                    max(status, console.FAILURE))
+  return status
 
-  _lock = threading.Lock()  # for whole lines
-  errors: set[str] = set()  # lines that were printed
-  is_unread = False  # whether nobody reads what is printed
 
-  def __init__(self, name: str, command: list[str]):
-    self.name = name
-    # In a session of its own, so that Ctrl-C reaches the launcher only, which asks the chief.
-    group = ({'creationflags': subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == 'nt'
-             else {'start_new_session': True})
-    self.popen = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        encoding='utf-8', errors='replace', env={**os.environ, 'PYTHONIOENCODING': 'utf-8'}, **group)
-    self._threads = [threading.Thread(target=self._show, args=streams, daemon=True) for streams in (
-        (self.popen.stdout, sys.stdout), (self.popen.stderr, sys.stderr))]
-    for thread in self._threads:
-      thread.start()
-
-  def _show(self, stream: TextIO, shown: TextIO) -> None:
-    for line in stream:
-      with self._lock:
-        try:
-          # What is wrong with the flags or the data, each process finds for itself.
-          if line not in self.errors:
-            print(f'[{self.name}] {line.rstrip()}', file=shown, flush=True)
-          if ': error: ' in line:
-            self.errors.add(line)
-        except OSError:
-          _Process.is_unread = True
-
-  def ask_to_stop(self, signal_name: str) -> None:
-    with contextlib.suppress(OSError):  # it has ended
-      self.popen.stdin.write(f'{signal_name}\n')
-      self.popen.stdin.flush()
-
-  def end(self) -> None:
-    """End it if it has not ended, and wait until its last lines are printed."""
-    self.popen.kill()
-    self.popen.wait()
-    for thread in self._threads:
-      thread.join(SHOW_SECS)
+def _show(stream: TextIO, shown: TextIO, name: str, errors: list[str], stop: StopSignals) -> None:
+  """Print the lines of a process under its name; keep those in which it fails as errors."""
+  for line in stream:
+    try:
+      if ': error: ' in line:  # what is wrong with the flags or the data, others find, too
+        errors.append(f'{name}: {line.partition(": error: ")[2].rstrip()}')
+      else:
+        shown.write(f'[{name}] {line.rstrip()}\n')  # at once, because others write, too
+        shown.flush()
+    except OSError:
+      stop.received = 'SIGPIPE'  # nobody reads it any more
 
 
 def _free_addresses(count: int) -> list[str]:
@@ -131,55 +135,21 @@ def _free_addresses(count: int) -> list[str]:
     return [f'127.0.0.1:{each.getsockname()[1]}' for each in sockets]
 
 
-def _launch(script: str, flag_values: console.Flags, stop: StopSignals) -> int:
-  """Start a cluster on this machine, wait for its end, and return the exit status.
-
-  That is the status of the first process that fails, whose line has said why.
-  """
-  for name in ('job_name', 'task_index', 'ps_hosts', 'worker_hosts'):
-    if flag_values[name].present:
-      raise console.UserError(f'--{name} and --local_workers: give --{name} to start one process, '
-                              'or --local_workers to start all of them here', console.WRONG_USAGE)
-  servers, workers = flag_values.local_ps, flag_values.local_workers
-  clusters.check_shares(flag_values, workers)
-  arguments = [flag_values[name].serialize() for name in flag_values
-               if flag_values[name].present and name not in ('local_workers', 'local_ps')]
-  addresses = _free_addresses(servers + workers)
-  command = [sys.executable, '-u', os.path.abspath(script), *arguments, '--end_with_stdin',
-             f'--ps_hosts={",".join(addresses[:servers])}',
-             f'--worker_hosts={",".join(addresses[servers:])}']
-  tasks = [('ps', index) for index in range(servers)]
-  tasks += [('worker', index) for index in reversed(range(workers))]  # the chief last
-  processes = []
-  try:
-    for job_name, index in tasks:
-      processes.append(_Process(f'{job_name} {index}', [
-          *command, f'--job_name={job_name}', f'--task_index={index}']))
-    ended = _wait(processes, stop)
-  finally:
-    for process in processes:
-      process.end()
-  status = ended.popen.returncode
-  if status < 0 or status and not _Process.errors and not stop.received:
-    raise console.UserError(f'{ended.name} has ended with status {status}: so were the others')
-  return status
-
-
-def _wait(processes: list[_Process], stop: StopSignals) -> _Process:
-  """Return the process whose exit status counts: the first that fails, or else the chief."""
-  chief, is_asked, deadline = processes[-1], False, math.inf
+def _wait(processes: list[subprocess.Popen], stop: StopSignals) -> int:
+  """Return the index of the process whose status counts: the first that fails, or the chief."""
+  failed, is_asked, deadline = 0, False, math.inf
   while True:
-    if _Process.is_unread:
-      raise BrokenPipeError
+    statuses = [process.poll() for process in processes]
     if stop.received and not is_asked:
-      chief.ask_to_stop(stop.received)
       is_asked = True
-    failed = next((process for process in processes if process.popen.poll()), None)
-    if failed and not stop.received:
-      time.sleep(REASON_SECS)
+      with contextlib.suppress(OSError):  # it has ended
+        processes[0].stdin.write(f'{stop.received}\n')
+        processes[0].stdin.flush()
+    elif any(statuses) and not failed and not is_asked:
+      failed = next(index for index, status in enumerate(statuses) if status)
+      deadline = time.monotonic() + FAIL_SECS
+    elif statuses[0] is not None:
+      deadline = min(deadline, time.monotonic() + END_SECS)
+    if None not in statuses or time.monotonic() > deadline:
       return failed
-    if chief.popen.poll() is not None:
-      deadline = min(deadline, time.monotonic() + LEAVE_SECS)
-      if time.monotonic() > deadline or None not in [each.popen.poll() for each in processes]:
-        return chief
     time.sleep(POLL_SECS)
