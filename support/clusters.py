@@ -351,7 +351,7 @@ class SyncOptimizer(tf.train.SyncReplicasOptimizer):
 
   def __init__(self, optimizer: tf.train.Optimizer, member: Member):
     super().__init__(optimizer, member.workers, member.workers)
-    self._member = member
+    self.member = member
 
   def apply_gradients(self, grads_and_vars: list, global_step: tf.Variable | None = None,
                       name: str | None = None) -> tf.Tensor:
@@ -359,11 +359,11 @@ class SyncOptimizer(tf.train.SyncReplicasOptimizer):
     with tf.control_dependencies(None):  # averaging does not wait for a batch of the chief's
       token = super().apply_gradients(grads_and_vars, global_step, name).op.inputs[1].op
       with tf.device('/job:ps/task:0'):
-        queues = _step_queues(self._member.workers)
-        own = queues[self._member.index]
+        queues = _step_queues(self.member.workers)
+        own = queues[self.member.index]
         with tf.control_dependencies(self._chief_queue_runner.enqueue_ops):  # averaged and applied
           step_done = global_step.read_value()
-          hand_out = tf.group(self._sync_token_queue.dequeue_many(self._member.workers),
+          hand_out = tf.group(self._sync_token_queue.dequeue_many(self.member.workers),
                               *[queue.enqueue(step_done) for queue in queues])
         with tf.control_dependencies(token.control_inputs):  # this worker's gradients
           self.steps_done = own.dequeue()
@@ -382,27 +382,27 @@ class Steps(tf.train.SessionRunHook):
   """The steps of a worker: when they begin and end, and the number of each."""
 
   def __init__(self, member: Member, last_step: int):
-    self._member, self._last_step = member, last_step
+    self.member, self._last_step = member, last_step
     self._sync: SyncOptimizer | None = None
 
   def optimizer(self, optimizer: tf.train.Optimizer) -> tf.train.Optimizer:
     """Return the optimizer, or one that averages gradients for synchronous steps."""
-    if self._member.options.sync:
-      self._sync = optimizer = SyncOptimizer(optimizer, self._member)
+    if self.member.options.sync:
+      self._sync = optimizer = SyncOptimizer(optimizer, self.member)
     return optimizer
 
   def hooks(self) -> list[tf.train.SessionRunHook]:
     """Return TensorFlow's hooks for these steps, and this one."""
     hooks = [self]
     if self._sync:
-      hooks.append(self._sync.make_session_run_hook(self._member.is_chief, num_tokens=0))
-    if self._member.is_chief:  # the others end when it has saved
+      hooks.append(self._sync.make_session_run_hook(self.member.is_chief, num_tokens=0))
+    if self.member.is_chief:  # the others end when it has saved
       hooks.append(tf.train.StopAtStepHook(last_step=self._last_step))
     return hooks
 
   def share(self) -> slice:
     """Return which examples of the batch of a step are this worker's."""
-    return slice(self._member.index, None, self._member.workers) if self._sync else slice(None)
+    return slice(self.member.index, None, self.member.workers) if self._sync else slice(None)
 
   def scaffold(self, restore: Callable[[tf.Session], object]) -> tf.train.Scaffold:
     """Return what begins a session: as the chief, with initial values and restore(session)."""
@@ -410,11 +410,11 @@ class Steps(tf.train.SessionRunHook):
 
     def begin_training(scaffold: tf.train.Scaffold, session: tf.Session) -> None:
       del scaffold
-      self._member.note(state=STARTING)  # before the others see initial values
+      self.member.note(state=STARTING)  # before the others see initial values
       session.run(initialize)
       restore(session)
 
-    if self._member.is_chief:
+    if self.member.is_chief:
       return tf.train.Scaffold(init_op=tf.no_op(), init_fn=begin_training)
     # The others wait in this hook: TensorFlow looks for the chief every 30 seconds only.
     ready = tf.constant([], tf.string)
@@ -426,7 +426,7 @@ class Steps(tf.train.SessionRunHook):
 
   def after_create_session(self, session: tf.Session, coord: tf.train.Coordinator) -> None:
     self._is_noted = False
-    if not self._member.is_chief:
+    if not self.member.is_chief:
       self._wait(session)
     elif not self._count(session):
       coord.request_stop()
@@ -436,26 +436,26 @@ class Steps(tf.train.SessionRunHook):
     if self._sync:
       session.run(self._sync.forget)
     self.steps_done = int(session.run(self._global_step))
-    self.next_step = self.steps_done + 1 + (0 if self._sync else self._member.index)
+    self.next_step = self.steps_done + 1 + (0 if self._sync else self.member.index)
     return self.steps_done < self._last_step
 
   def _wait(self, session: tf.Session) -> None:
     """Wait until the chief is training and there are steps to do."""
-    self._member.notice = {}  # the next is newer than the session
-    self._member.wait_for(lambda: self._member.is_training() and self._count(session)
+    self.member.notice = {}  # the next is newer than the session
+    self.member.wait_for(lambda: self.member.is_training() and self._count(session)
                           and not session.run(self._missing).size)
 
   def before_run(self, run_context: tf.train.SessionRunContext) -> tf.train.SessionRunArgs:
     session = run_context.session
-    if not self._member.is_chief:
-      if self.steps_done >= self._last_step or not self._member.is_training():
+    if not self.member.is_chief:
+      if self.steps_done >= self._last_step or not self.member.is_training():
         self._wait(session)
         if self._sync:
           session.run(self._sync.local_step_init_op)
     elif not self._is_noted:
       if self._sync:
         session.run(self._sync.wake)
-      self._member.note(state=TRAINING)
+      self.member.note(state=TRAINING)
       self._is_noted = True
     return tf.train.SessionRunArgs(self._sync.steps_done if self._sync else [])
 
@@ -463,13 +463,13 @@ class Steps(tf.train.SessionRunHook):
                 run_values: tf.train.SessionRunValues) -> None:
     self.steps_done = int(run_values.results if self._sync
                           else run_context.session.run(self._global_step))
-    self.next_step = self.steps_done + 1 if self._sync else self.next_step + self._member.workers
-    if self._member.is_over() or self._member.is_chief and self.steps_done >= self._last_step:
+    self.next_step = self.steps_done + 1 if self._sync else self.next_step + self.member.workers
+    if self.member.is_over() or self.member.is_chief and self.steps_done >= self._last_step:
       run_context.request_stop()
 
   def end(self, session: tf.Session) -> None:
-    if self._member.stop.received:
-      self._member.end()
+    if self.member.stop.received:
+      self.member.end()
 
 
 class SaverHook(tf.train.CheckpointSaverHook):
