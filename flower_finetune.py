@@ -286,12 +286,9 @@ def test(sess: tf.Session, model: Model, examples: evaluation.Examples, data: Pr
 def finetune(data: ProcessedData, options: console.Options | None = None) -> np.ndarray | None:
   """Fine-tune on data.training_images and report on the testing ones.
 
-  Returns:
-    int64 [n], the predicted classes of the testing images; None if a signal ended training.
-
-  Raises:
-    UserError: if the data, the folder or a checkpoint do not fit the options, a checkpoint cannot
-      be written, or the cross entropy shows that training has failed.
+  Returns the predicted classes of the testing images, int64 [n]; None if a signal ended training.
+  Raises UserError if the data, the folder or a checkpoint do not fit the options, or the cross
+  entropy shows that training has failed.
   """
   options = options or FLAGS.options()
   check_splits(data, options.input_file)
@@ -324,7 +321,6 @@ def finetune(data: ProcessedData, options: console.Options | None = None) -> np.
         _, loss, cross_entropy, learning_rate = sess.run(
             [model.train_step, model.loss, model.cross_entropy, model.learning_rate],
             feed_dict={examples.tensor: inputs[start:end], model.labels: labels[start:end]})
-
         evaluation.check_cross_entropy(i, cross_entropy, n_classes, recipe.learning_rate, options)
         is_last = i + 1 == recipe.steps or stop.received
         # As often as the book in its run, at steps 0, 30, ..., 270 of 300, and at the last.

@@ -51,7 +51,7 @@ def _get_bias_variable(size: int, initial_value: float) -> tf.Variable:
 
 def inference(input_tensor: tf.Tensor, train: bool, regularizer: Regularizer | None,
               dropout_seed: tf.Tensor | None = None, num_labels: int = NUM_LABELS) -> tf.Tensor:
-  """Build the network from images to logits.
+  """Build the network from images to unscaled logits, float32 [batch, num_labels].
 
   Variables are made by name with tf.get_variable, so that an evaluation graph can restore
   their moving averages under the names that training gave them.
@@ -60,12 +60,8 @@ def inference(input_tensor: tf.Tensor, train: bool, regularizer: Regularizer | N
     input_tensor: float32 [batch, 28, 28, 1] in [0, 1]; batch may be unknown.
     train: whether to apply dropout.
     regularizer: for the weights of the two dense layers only.
-    dropout_seed: int [2], which decides the units that dropout sets to zero: the same seed, the
-      same units. None, as in the book: others in each run.
-    num_labels: the classes to tell apart; the book's are the ten digits.
-
-  Returns:
-    float32 [batch, num_labels], unscaled logits.
+    dropout_seed: int [2], which decides what dropout sets to zero; None, as in the book: other
+      units in each run.
   """
   # Each layer has a scope of its own, so that names need be told apart inside of it only. Padding
   # with zeros keeps the size of the image, and pooling with a stride of 2 halves it.

@@ -257,12 +257,8 @@ def resume(sess: tf.Session, saver: checkpoints.Saver, model: Model, options: co
 def train(mnist: mnist_input.DataSets, options: console.Options | None = None) -> str | None:
   """Train on mnist.train, from the newest checkpoint of the model folder if there is one.
 
-  Returns:
-    The path of the last checkpoint.
-
-  Raises:
-    UserError: if the data, the folder or its checkpoints do not fit the options, a checkpoint
-      cannot be written, or the loss shows that training has failed.
+  Returns the path of the last checkpoint. Raises UserError if the data, the folder or its
+  checkpoints do not fit the options, or the loss shows that training has failed.
   """
   options = options or FLAGS.options()
   check_training_set(mnist.train, options)
@@ -294,7 +290,6 @@ def train(mnist: mnist_input.DataSets, options: console.Options | None = None) -
       _, loss, cross_entropy, learning_rate = sess.run(
           [model.train_op, model.loss, model.cross_entropy, model.learning_rate],
           feed_dict={x: xs, y_: ys})
-
       if step == steps_done + 1:
         first_loss = loss
         warn_of_guessing(steps_done, cross_entropy, y_, options)  # if it went on from a ruined one
