@@ -113,12 +113,14 @@ def _notice(address: str, content: dict | None = None, closed_queues: int = 0) -
   # Of its own, this session waits for no other process, and no call in it for ever.
   config = tf.ConfigProto(device_filters=['/job:ps/task:0'],
                           operation_timeout_in_ms=ANSWER_SECS * 1000)
-  with tf.Graph().as_default(), tf.Session(f'grpc://{address}', config=config) as sess:
+  with tf.Graph().as_default():
     notice = tf.Variable(json.dumps(content), name='notice', use_resource=False)
-    if content:
-      sess.run([notice.initializer, *(queue.close(cancel_pending_enqueues=True)
-                                      for queue in _step_queues(closed_queues))])
-    return json.loads(sess.run(notice.read_value()))
+    read, writes = notice.read_value(), [notice.initializer]
+    writes += [queue.close(cancel_pending_enqueues=True) for queue in _step_queues(closed_queues)]
+    with contextlib.closing(tf.Session(f'grpc://{address}', config=config)) as sess:
+      if content:
+        sess.run(writes)
+      return json.loads(sess.run(read))
 
 
 def _step_queues(workers: int) -> list[tf.FIFOQueue]:
