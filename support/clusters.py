@@ -35,10 +35,10 @@ FINISH_SECS = 60  # for the other workers to end when the training has finished
 # States of a training, in the notice.
 STARTING, TRAINING = 'starting', 'training'
 
-# What is raised when another process is not there or not yet ready.
+# What is raised when another process is not there, not yet ready, or no server of TensorFlow's.
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
-        tf.errors.OutOfRangeError, tf.errors.DeadlineExceededError, tf.errors.InternalError,
-        tf.errors.FailedPreconditionError, tf.errors.NotFoundError, tf.errors.UnimplementedError)
+        tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
+        tf.errors.InternalError, tf.errors.UnimplementedError)
 
 servers: list[tf.train.Server] = []  # of this process
 
@@ -242,7 +242,8 @@ class Member:
     while deadline is None or time.monotonic() < deadline and any(
         map(_answers, self.hosts['worker'])):
       time.sleep(POLL_SECS)
-      self.notice = _notice(self._address)
+      with contextlib.suppress(*LOST):  # if this process was stopped meanwhile, for example
+        self.notice = _notice(self._address)
       if deadline is None and ('ended' in self.notice or self.stop.received):
         deadline = time.monotonic() + self.notice.get('end_secs', SAVE_SECS)
     print(self.notice.get('ended') or f'Stopped by {self.stop.received}.')
@@ -274,10 +275,18 @@ class Member:
   def _attend(self, train: Callable[[], None]) -> None:
     """Join, do train() and look for the others, until it is done or a stop signal ends it."""
     def join_and_train() -> None:
+      if not self.is_chief:
+        self._start_server()
       # Once the chief's notice is there, all settings have been compared.
       self.wait_for(lambda: self.notice and (self.is_chief or 'state' in self.notice))
-      self._start_server()
-      train()
+      if self.is_chief:
+        self.note(state=STARTING)  # before the others see that it is there
+        self._start_server()
+      while True:
+        try:
+          return train()
+        except LOST:  # where no session recovers from it, as while saving at the end
+          time.sleep(POLL_SECS)
 
     # In a thread, because TensorFlow's calls keep Python from handling signals.
     training = concurrent.futures.ThreadPoolExecutor(1).submit(join_and_train)
@@ -319,7 +328,7 @@ class Member:
   def end(self, ended: str = '', status: int = console.SUCCESS) -> None:
     """As the chief, let the other processes end, whatever they wait for; the first reason counts.
     """
-    if self.is_chief and 'ended' not in self._note:
+    if self.is_chief and 'state' in self._note and 'ended' not in self._note:
       stopped = f'Worker 0 was stopped by {self.stop.received}.' if self.stop.received else ''
       with contextlib.suppress(tf.errors.AbortedError):
         self.note(ended=stopped or ended, status=status,
