@@ -317,22 +317,26 @@ class Member:
       tf.errors.AbortedError: if a parameter server is lost, from which a session recovers.
     """
     self._note.update(changes)
+    lost = []
     for index, address in enumerate(self.hosts['ps']):
       settings = {**self._note['settings'], 'ps': index}
       try:
         _notice(address, {**self._note, 'settings': settings},
                 self.workers if 'ended' in self._note else 0)
       except LOST:
-        raise tf.errors.AbortedError(None, None, f'ps {index} is lost') from None
+        lost.append(f'ps {index}')
+    if lost:
+      raise tf.errors.AbortedError(None, None, f'{lost[0]} is lost')
 
   def end(self, ended: str = '', status: int = console.SUCCESS) -> None:
     """As the chief, let the other processes end, whatever they wait for; the first reason counts.
     """
     if self.is_chief and 'state' in self._note and 'ended' not in self._note:
       stopped = f'Worker 0 was stopped by {self.stop.received}.' if self.stop.received else ''
-      with contextlib.suppress(tf.errors.AbortedError):
-        self.note(ended=stopped or ended, status=status,
-                  end_secs=STOP_SECS if stopped or status else FINISH_SECS)
+      for _ in range(3):  # a busy machine may not answer at once
+        with contextlib.suppress(tf.errors.AbortedError):
+          return self.note(ended=stopped or ended, status=status,
+                           end_secs=STOP_SECS if stopped or status else FINISH_SECS)
 
   def wait_for(self, condition: Callable[[], object]) -> None:
     """Wait; raise StopIteration, which ends a MonitoredSession, if there is nothing more to do."""
