@@ -27,7 +27,7 @@ WORKER_HOSTS = '127.0.0.1:2223,127.0.0.1:2224'
 START_SECS = 300  # for all parameter servers to be there
 POLL_SECS = 0.5  # from one look at the others to the next
 ANSWER_SECS = 3  # for a process to answer
-AWAY_LOOKS = 10  # without an answer, after which a line says who is away
+AWAY_SECS = 5  # without an answer, after which a line says who is away
 STOP_SECS = 2  # after a stop signal, for a step that may wait for a worker who is away
 SAVE_SECS = 8  # after a stop signal to a parameter server, for the chief to save
 FINISH_SECS = 60  # for the other workers to end when the training has finished
@@ -40,7 +40,7 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledE
         tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
         tf.errors.InternalError, tf.errors.UnimplementedError)
 
-servers: list[tf.train.Server] = []  # of this process
+unending: list[object] = []  # servers and threads of this process, which may wait for ever
 
 
 # -- Who is who --------------------------------------------------------------------------
@@ -164,7 +164,8 @@ class Member:
                                      'worker_hosts': self.hosts['worker'], 'sync': options.sync}}
     self._address = self.hosts[self.job_name][self.index]
     self._hints = {address: _proxy_hint(address) for address in addresses}
-    self._away: dict[str, int] = {}  # in how many looks a process has not answered, by its name
+    self._away: dict[str, float] = {}  # since when a process does not answer, by its name
+    self._said: set[str] = set()  # the names of those of which a line says so
     # Whom a worker waits for. The notice is read last, so that the chief's is not an old one.
     self._needed = {f'{job_name} {index}': self.hosts[job_name][index] for job_name, count in (
         ('worker', self.workers if options.sync else 1), ('ps', len(self.hosts['ps'])))
@@ -197,11 +198,14 @@ class Member:
           raise tf.errors.UnavailableError(None, None, 'nobody listens')
         if name.startswith('ps'):
           notice = self._compare(_notice(address), name)
-        if self._away.pop(name, 0) >= AWAY_LOOKS:
+        self._away.pop(name, None)
+        if name in self._said:
+          self._said.remove(name)
           print(f'{name} is there.')
       except LOST:
-        self._away[name] = self._away.get(name, 0) + 1
-        if self._away[name] == AWAY_LOOKS:
+        since = self._away.setdefault(name, time.monotonic())
+        if name not in self._said and time.monotonic() - since > AWAY_SECS:
+          self._said.add(name)
           print(f'Waiting for {name} at {address}{self._hints[address]}.')
     self.notice = {} if self.lost_servers() else notice
 
@@ -231,7 +235,7 @@ class Member:
             'machine and has no password: use it in private networks only.')
     server.start()
     self.target = server.target
-    servers.append(server)
+    unending.append(server)
 
   def serve(self) -> int:
     """Be a parameter server until the training has ended; return the exit status."""
@@ -266,6 +270,7 @@ class Member:
       if self._note.get('state') == TRAINING:
         self.end('Worker 0 has failed.', console.FAILURE)
       raise
+    self.look()
     if not self.is_chief and 'ended' in self.notice:
       print(self.notice['ended'])
     elif self.stop.received and self._note.get('state') != TRAINING:
@@ -289,7 +294,8 @@ class Member:
           time.sleep(POLL_SECS)
 
     # In a thread, because TensorFlow's calls keep Python from handling signals.
-    training = concurrent.futures.ThreadPoolExecutor(1).submit(join_and_train)
+    unending.append(concurrent.futures.ThreadPoolExecutor(1))
+    training = unending[-1].submit(join_and_train)
     began, stopped_at = time.monotonic(), None
     while not concurrent.futures.wait([training], POLL_SECS).done:
       self.look()

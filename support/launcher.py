@@ -14,7 +14,7 @@ from support import clusters, console
 from support.console import StopSignals, UserError
 
 POLL_SECS = 0.1
-END_SECS = 5  # for the others to end after the chief
+END_SECS = 2  # for the others to end after the chief
 FAIL_SECS = 1  # for the chief to end after another, perhaps for the same reason
 
 
@@ -54,13 +54,13 @@ def _obey_stdin(stop: StopSignals) -> None:
 
 
 def run(main: Callable[[list[str]], int | None], flag_values: console.Flags) -> None:
-  """Do as console.run, but end a process with a server at once: its threads may wait for others."""
+  """Do as console.run, but end a process at once whose threads may wait for others."""
   status = console.SUCCESS
   try:
     console.run(main, flag_values)
   except SystemExit as end:
     status = end.code
-  if clusters.servers and 'ipykernel' not in sys.modules:
+  if clusters.unending and 'ipykernel' not in sys.modules:
     for stream in (sys.stdout, sys.stderr):
       with contextlib.suppress(OSError):
         stream.flush()
