@@ -110,8 +110,8 @@ def _keep_to_loopback(port: int) -> bool:
 
 def _notice(address: str, content: dict | None = None, closed_queues: int = 0) -> dict:
   """Return the notice on a parameter server, after writing it if there is a content."""
-  # Of its own, this session waits for no other process, and no call in it for ever.
-  config = tf.ConfigProto(device_filters=['/job:ps/task:0'],
+  # This session, with no job but the parameter server's own, waits for no other process.
+  config = tf.ConfigProto(device_filters=['/job:none'],
                           operation_timeout_in_ms=ANSWER_SECS * 1000)
   with tf.Graph().as_default():
     notice = tf.Variable(json.dumps(content), name='notice', use_resource=False)
