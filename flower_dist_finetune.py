@@ -54,8 +54,7 @@ class SaverHook(clusters.SaverHook):
     return 'Step %d: Validation accuracy = %.1f%%' % (
         step, scores['validation_accuracy'] * 100.0), scores
 
-  def end(self, session: tf.Session) -> None:
-    super().end(session)
+  def conclude(self, session: tf.Session) -> None:
     if not self._steps.member.stop.received:
       flower_finetune.test(session, self._model, self._examples, self._data, self._saved - 1,
                            self._recipe, self._options, self._summary_writer)
@@ -94,7 +93,7 @@ def finetune(data: ProcessedData, member: clusters.Member, options: console.Opti
 
     share = steps.share()
     with tf.train.MonitoredTrainingSession(
-        member.target, member.is_chief, hooks=hooks, config=member.session_config(),
+        member.target, member.is_chief, hooks=hooks, config=member.config,
         scaffold=steps.scaffold(lambda sess: flower_finetune.resume(
             sess, saver, model, ckpt_path, recipe, options)),
         stop_grace_period_secs=1) as sess:
@@ -105,8 +104,6 @@ def finetune(data: ProcessedData, member: clusters.Member, options: console.Opti
         batch = np.arange(start, start + options.batch_size)[share] % len(data.training_labels)
         sess.run(model.train_step, feed_dict={
             model.images: data.training_images[batch], model.labels: data.training_labels[batch]})
-    if member.is_chief:
-      hooks[-1].finish(member.stop.received)
 
 
 def work(member: clusters.Member) -> int:

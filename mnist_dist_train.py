@@ -50,10 +50,9 @@ class SaverHook(clusters.SaverHook):
     return 'After %d training step(s), loss on training batch is %g.' % (
         step, self.values['loss']), {}
 
-  def finish(self, signal_name: str | None) -> None:
+  def conclude(self, session: tf.Session) -> None:
     if self.values:
       self._warn_of_guessing(self._steps.steps_done)
-    super().finish(signal_name)
 
   def _warn_of_guessing(self, step: int) -> None:
     mnist_train.warn_of_guessing(step, self.values['cross_entropy'], self._y_, self._options)
@@ -93,7 +92,7 @@ def train(mnist: mnist_input.DataSets, member: clusters.Member, options: console
 
     training_set, share = mnist.train, steps.share()
     with tf.train.MonitoredTrainingSession(
-        member.target, member.is_chief, hooks=hooks, config=member.session_config(),
+        member.target, member.is_chief, hooks=hooks, config=member.config,
         scaffold=steps.scaffold(lambda sess: mnist_train.resume(sess, saver, model, options)),
         stop_grace_period_secs=1) as sess:
       while not sess.should_stop():
@@ -102,8 +101,6 @@ def train(mnist: mnist_input.DataSets, member: clusters.Member, options: console
         xs, ys = training_set.next_batch(options.batch_size)
         xs = np.reshape(xs[share], [-1, *x.shape.as_list()[1:]])
         sess.run(train_op, feed_dict={x: xs, y_: ys[share]})
-    if member.is_chief:
-      hooks[-1].finish(member.stop.received)
 
 
 def work(member: clusters.Member) -> int:

@@ -159,6 +159,8 @@ class Member:
     self.workers, self.is_chief = len(self.hosts['worker']), self.name == 'worker 0'
     check_shares(options, self.workers)
     self.stop, self.options, self.target = stop, options, ''
+    # A session waits for no other worker.
+    self.config = tf.ConfigProto(device_filters=['/job:ps', f'/job:worker/task:{self.index}'])
     self.notice: dict = {}  # the newest; empty if a parameter server does not answer
     self._note: dict = {'settings': {'ps_hosts': self.hosts['ps'],
                                      'worker_hosts': self.hosts['worker'], 'sync': options.sync}}
@@ -186,12 +188,13 @@ class Member:
         op.inputs[0].device if op.name.startswith('ExponentialMovingAverage/') and op.inputs
         and op.inputs[0].device.startswith('/job:ps') else choose(op))
 
-  def session_config(self) -> tf.ConfigProto:
-    """Return what keeps a session from waiting for the other workers."""
-    return tf.ConfigProto(device_filters=['/job:ps', f'/job:worker/task:{self.index}'])
-
   def look(self) -> None:
-    """Look for the processes that a worker needs, say for which it waits, and read the notice."""
+    """Look for the processes that a worker needs, say for which it waits, and read the notice.
+
+    Raises:
+      UserError: if flags differ from those of another process.
+    """
+    notice = {}
     for name, address in self._needed.items():
       try:
         if not _answers(address):
@@ -207,11 +210,8 @@ class Member:
         if name not in self._said and time.monotonic() - since > AWAY_SECS:
           self._said.add(name)
           print(f'Waiting for {name} at {address}{self._hints[address]}.')
-    self.notice = {} if self.lost_servers() else notice
-
-  def lost_servers(self) -> list[str]:
-    """Return the names of the parameter servers that did not answer at the last look."""
-    return [name for name in self._away if name.startswith('ps')]
+    self.lost_server = next((name for name in self._away if name.startswith('ps')), None)
+    self.notice = {} if self.lost_server else notice
 
   def _compare(self, notice: dict, name: str) -> dict:
     """Return a notice; raise UserError if it is of another cluster or training."""
@@ -223,12 +223,8 @@ class Member:
     return notice
 
   def _start_server(self) -> None:
-    """Start TensorFlow's server of this process.
-
-    It listens on all interfaces of the machine, unless all addresses of the cluster are of this
-    machine's loopback, and it is Linux.
-    """
     server = tf.train.Server(self.hosts, self.job_name, self.index, start=False)
+    # TensorFlow listens on all interfaces, whatever the address.
     is_local = all(re.match(r'127\.|localhost:', address) for address in self._hints)
     if not (is_local and sys.platform == 'linux' and _keep_to_loopback(_split(self._address)[1])):
       print(f'TensorFlow listens on port {_split(self._address)[1]} of every interface of this '
@@ -260,11 +256,13 @@ class Member:
       settings: for JSON; in these all workers must agree with the chief.
 
     Raises:
-      UserError: if a parameter server does not answer in time, settings differ, or as train() does.
+      UserError: if a parameter server does not answer in time, as `look`, or as train() does.
     """
     self._note['settings'] = json.loads(json.dumps({**self._note['settings'], **settings}))
+    # In a thread, because TensorFlow's calls keep Python from handling signals.
+    unending.append(concurrent.futures.ThreadPoolExecutor(1))
     try:
-      self._attend(train)
+      self._attend(unending[-1].submit(self._join_and_do, train))
       self.end('The training has finished.')
     except Exception:
       if self._note.get('state') == TRAINING:
@@ -277,41 +275,38 @@ class Member:
       print(f'Stopped by {self.stop.received}; {self.name} may be started again.')
     return self.notice.get('status', console.SUCCESS)
 
-  def _attend(self, train: Callable[[], None]) -> None:
-    """Join, do train() and look for the others, until it is done or a stop signal ends it."""
-    def join_and_train() -> None:
-      if not self.is_chief:
-        self._start_server()
-      # Once the chief's notice is there, all settings have been compared.
-      self.wait_for(lambda: self.notice and (self.is_chief or 'state' in self.notice))
-      if self.is_chief:
-        self.note(state=STARTING)  # before the others see that it is there
-        self._start_server()
-      while True:
-        try:
-          return train()
-        except LOST:  # where no session recovers from it, as while saving at the end
-          time.sleep(POLL_SECS)
+  def _join_and_do(self, train: Callable[[], None]) -> None:
+    if not self.is_chief:
+      self._start_server()
+    # When there is a notice, all settings have been compared.
+    self.wait_for(lambda: self.notice and (self.is_chief or 'state' in self.notice))
+    if self.is_chief:
+      self.note(state=STARTING)  # before the others see that it is there
+      self._start_server()
+    while True:
+      try:
+        return train()
+      except LOST:  # where no session recovers from it, as while saving at the end
+        time.sleep(POLL_SECS)
 
-    # In a thread, because TensorFlow's calls keep Python from handling signals.
-    unending.append(concurrent.futures.ThreadPoolExecutor(1))
-    training = unending[-1].submit(join_and_train)
+  def _attend(self, training: concurrent.futures.Future) -> None:
+    """Look for the others until the training is done or a stop signal ends it."""
     began, stopped_at = time.monotonic(), None
     while not concurrent.futures.wait([training], POLL_SECS).done:
       self.look()
-      lost = self.lost_servers()
-      if lost and not self.target and time.monotonic() - began > self.options.start_secs:
-        address = self._needed[lost[0]]
+      if self.lost_server and not self.target and (
+          time.monotonic() - began > self.options.start_secs):
+        address = self._needed[self.lost_server]
         raise UserError(
-            f'{lost[0]} at {address} does not answer after {self.options.start_secs:g} seconds'
-            f'{self._hints[address]}: start it, or correct --ps_hosts')
+            f'{self.lost_server} at {address} does not answer after {self.options.start_secs:g} '
+            f'seconds{self._hints[address]}: start it, or correct --ps_hosts')
       stopped_at = stopped_at or self.stop.received and time.monotonic()
       if stopped_at and time.monotonic() - stopped_at > STOP_SECS:
         if not self.is_chief:  # which has nothing to save
           return
-        if lost:
-          raise UserError(f'stopped by {self.stop.received} while {lost[0]} is away: what was '
-                          'trained since the newest checkpoint is lost')
+        if self.lost_server:
+          raise UserError(f'stopped by {self.stop.received} while {self.lost_server} is away: what '
+                          'was trained since the newest checkpoint is lost')
         self.end()  # the step may wait for a worker
     with contextlib.suppress(StopIteration):
       training.result()
@@ -323,26 +318,21 @@ class Member:
       tf.errors.AbortedError: if a parameter server is lost, from which a session recovers.
     """
     self._note.update(changes)
-    lost = []
     for index, address in enumerate(self.hosts['ps']):
-      settings = {**self._note['settings'], 'ps': index}
       try:
-        _notice(address, {**self._note, 'settings': settings},
+        _notice(address, {**self._note, 'settings': {**self._note['settings'], 'ps': index}},
                 self.workers if 'ended' in self._note else 0)
       except LOST:
-        lost.append(f'ps {index}')
-    if lost:
-      raise tf.errors.AbortedError(None, None, f'{lost[0]} is lost')
+        raise tf.errors.AbortedError(None, None, f'ps {index} is lost') from None
 
   def end(self, ended: str = '', status: int = console.SUCCESS) -> None:
     """As the chief, let the other processes end, whatever they wait for; the first reason counts.
     """
     if self.is_chief and 'state' in self._note and 'ended' not in self._note:
       stopped = f'Worker 0 was stopped by {self.stop.received}.' if self.stop.received else ''
-      for _ in range(3):  # a busy machine may not answer at once
-        with contextlib.suppress(tf.errors.AbortedError):
-          return self.note(ended=stopped or ended, status=status,
-                           end_secs=STOP_SECS if stopped or status else FINISH_SECS)
+      with contextlib.suppress(tf.errors.AbortedError):
+        self.note(ended=stopped or ended, status=status,
+                  end_secs=STOP_SECS if stopped or status else FINISH_SECS)
 
   def wait_for(self, condition: Callable[[], object]) -> None:
     """Wait; raise StopIteration, which ends a MonitoredSession, if there is nothing more to do."""
@@ -463,8 +453,8 @@ class Steps(tf.train.SessionRunHook):
   def _wait(self, session: tf.Session) -> None:
     """Wait until the chief is training and there are steps to do."""
     self.member.notice = {}  # the next is newer than the session
-    self.member.wait_for(lambda: self.member.is_training() and self._count(session)
-                          and not session.run(self._missing).size)
+    self.member.wait_for(lambda: self.member.is_training()
+                         and not session.run(self._missing).size and self._count(session))
 
   def before_run(self, run_context: tf.train.SessionRunContext) -> tf.train.SessionRunArgs:
     session = run_context.session
@@ -497,6 +487,9 @@ class SaverHook(tf.train.CheckpointSaverHook):
   """Saves after steps 1, 1 + N, 1 + 2 N, ..., and the last, as the book does in one process.
 
   TensorFlow's own saves after 0, N, 2 N, ..., and writes an event file beside the checkpoints.
+  A subclass has three methods: check(step) looks at the values of each step; report(session, step)
+  returns the line of a step that is to be saved, and more values for the summaries;
+  conclude(session) is called when the last is saved.
 
   Attributes:
     values: of the fetches, in the last step of the chief.
@@ -511,14 +504,6 @@ class SaverHook(tf.train.CheckpointSaverHook):
     self._steps, self._every, self._summary_writer, self._fetches = (
         steps, save_steps, writer, fetches)
     self.values: dict[str, float] = {}
-
-  def check(self, step: int) -> None:
-    """Look at the values of each step."""
-    raise NotImplementedError
-
-  def report(self, session: tf.Session, step: int) -> tuple[str, dict[str, float]]:
-    """Return the line of a step that is to be saved, and more values for the summaries."""
-    raise NotImplementedError
 
   def begin(self) -> None:
     self._global_step_tensor = tf.train.get_global_step()
@@ -542,11 +527,9 @@ class SaverHook(tf.train.CheckpointSaverHook):
     # Once more, if a step of another worker came while it was saved.
     while (step := int(session.run(self._global_step_tensor))) != self._saved:
       self._save(session, step)
-
-  def finish(self, signal_name: str | None) -> None:
-    """Print where the last checkpoint is, and the signal that ended the training."""
-    if self._saver.last_checkpoints and (self.values or signal_name):
-      checkpoints.report_saved(self._saver.last_checkpoints[-1], signal_name)
+    self.conclude(session)
+    if self._saver.last_checkpoints:
+      checkpoints.report_saved(self._saver.last_checkpoints[-1], self._steps.member.stop.received)
 
   def _save(self, session: tf.Session, step: int) -> None:
     self._saved, number = step, step - 1 + self.first_step
