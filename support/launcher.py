@@ -137,7 +137,7 @@ def _free_addresses(count: int) -> list[str]:
 
 def _wait(processes: list[subprocess.Popen], stop: StopSignals) -> int:
   """Return the index of the process whose status counts: the first that fails, or the chief."""
-  failed, is_asked, deadline = 0, False, math.inf
+  decisive, is_asked, deadline = None, False, math.inf
   while True:
     statuses = [process.poll() for process in processes]
     if stop.received and not is_asked:
@@ -145,11 +145,11 @@ def _wait(processes: list[subprocess.Popen], stop: StopSignals) -> int:
       with contextlib.suppress(OSError):  # it has ended
         processes[0].stdin.write(f'{stop.received}\n')
         processes[0].stdin.flush()
-    elif any(statuses) and not failed and not is_asked:
-      failed = next(index for index, status in enumerate(statuses) if status)
+    if decisive is None and any(statuses) and not is_asked:
+      decisive = next(index for index, status in enumerate(statuses) if status)
       deadline = time.monotonic() + FAIL_SECS
-    elif statuses[0] is not None:
-      deadline = min(deadline, time.monotonic() + END_SECS)
+    elif decisive is None and statuses[0] is not None:
+      decisive, deadline = 0, time.monotonic() + END_SECS
     if None not in statuses or time.monotonic() > deadline:
-      return failed
+      return decisive or 0
     time.sleep(POLL_SECS)
