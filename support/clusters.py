@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from support import checkpoints, console
 from support.console import UserError
-from support.quiet_tensorflow import tf
+from support.quiet_tensorflow import describe_error, tf
 from support.summaries import SummaryWriter
 
 # On this machine unless other addresses are given: ports as in the book.
@@ -40,7 +40,7 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledE
         tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
         tf.errors.InternalError, tf.errors.UnimplementedError)
 
-unending: list[object] = []  # servers and threads of this process, which may wait for ever
+background: list[object] = []  # servers and threads of this process, which may never end
 
 
 # -- Who is who --------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class Member:
 
   def _compare(self, notice: dict, name: str) -> dict:
     """Return a notice; raise UserError if it is of another cluster or training."""
-    for key, value in {**self._note['settings'], 'ps': int(name.split()[1])}.items():
+    for key, value in {**self._note['settings'], 'ps_index': int(name.split()[1])}.items():
       other = notice['settings'].get(key, value)
       if other != value:
         raise UserError(f'{key} is {value} for {self.name}, but {other} in the cluster of {name} '
@@ -223,7 +223,11 @@ class Member:
     return notice
 
   def _start_server(self) -> None:
-    server = tf.train.Server(self.hosts, self.job_name, self.index, start=False)
+    try:
+      server = tf.train.Server(self.hosts, self.job_name, self.index, start=False)
+    except tf.errors.OpError as error:
+      raise UserError(f'{self.name} cannot listen on the port of {self._address} '
+                      f'({describe_error(error)}): give another address') from None
     # TensorFlow listens on all interfaces, whatever the address.
     is_local = all(re.match(r'127\.|localhost:', address) for address in self._hints)
     if not (is_local and sys.platform == 'linux' and _keep_to_loopback(_split(self._address)[1])):
@@ -231,12 +235,12 @@ class Member:
             'machine and has no password: use it in private networks only.')
     server.start()
     self.target = server.target
-    unending.append(server)
+    background.append(server)
 
   def serve(self) -> int:
     """Be a parameter server until the training has ended; return the exit status."""
     self._start_server()
-    _notice(self._address, {'settings': {**self._note['settings'], 'ps': self.index}})
+    _notice(self._address, {'settings': {**self._note['settings'], 'ps_index': self.index}})
     print(f'Parameter server {self.index} of {len(self.hosts["ps"])} is ready.')
     deadline = None
     while deadline is None or time.monotonic() < deadline and any(
@@ -260,9 +264,9 @@ class Member:
     """
     self._note['settings'] = json.loads(json.dumps({**self._note['settings'], **settings}))
     # In a thread, because TensorFlow's calls keep Python from handling signals.
-    unending.append(concurrent.futures.ThreadPoolExecutor(1))
+    background.append(concurrent.futures.ThreadPoolExecutor(1))
     try:
-      self._attend(unending[-1].submit(self._join_and_do, train))
+      self._attend(background[-1].submit(self._join_and_do, train))
       self.end('The training has finished.')
     except Exception:
       if self._note.get('state') == TRAINING:
@@ -320,7 +324,7 @@ class Member:
     self._note.update(changes)
     for index, address in enumerate(self.hosts['ps']):
       try:
-        _notice(address, {**self._note, 'settings': {**self._note['settings'], 'ps': index}},
+        _notice(address, {**self._note, 'settings': {**self._note['settings'], 'ps_index': index}},
                 self.workers if 'ended' in self._note else 0)
       except LOST:
         raise tf.errors.AbortedError(None, None, f'ps {index} is lost') from None

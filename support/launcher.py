@@ -60,12 +60,13 @@ def run(main: Callable[[list[str]], int | None], flag_values: console.Flags) -> 
     console.run(main, flag_values)
   except SystemExit as end:
     status = end.code
-  if clusters.unending and 'ipykernel' not in sys.modules:
+  if clusters.background and 'ipykernel' not in sys.modules:
     for stream in (sys.stdout, sys.stderr):
       with contextlib.suppress(OSError):
         stream.flush()
     os._exit(status)
-  sys.exit(status)
+  if status:  # a notebook would show an exit with status 0 as a warning
+    sys.exit(status)
 
 
 # -- A whole cluster ---------------------------------------------------------------------
