@@ -9,176 +9,117 @@
 Takes the flags of mnist_train.py; worker 0, the chief, writes the same files into --model_dir and
 prints the same lines. By default each worker does steps of its own, asynchronously; with --sync all
 share the batch of each step. For several machines, give every process the same --ps_hosts and
---worker_hosts. The others wait for a chief that has ended before the last step: start it again.
+--worker_hosts. A process that was killed is started again with the same command: training goes on
+from the newest checkpoint.
 TensorFlow's servers have no password and run what they are sent: private networks only.
 """
+import contextlib
 import os
-
-# Before TensorFlow is imported: each operation that is cancelled when a worker ends would be a
-# warning in the log of the others. A notebook that has imported a script of the suite hands down 1.
-if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':
-  os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
-
-import math
-import time
 import types
 
 import numpy as np
-from absl import flags
 
-import mnist_inference
 import mnist_input
 import mnist_train
-from support import checkpoints, cluster, console, launcher, replicas, summaries, workers
+from support import checkpoints, clusters, console, launcher
 from support.quiet_tensorflow import tf
+from support.summaries import SummaryWriter
 
-FLAGS = flags.FlagValues()
-cluster.define_flags(FLAGS)
+FLAGS = console.Flags()
 launcher.define_flags(FLAGS)
-console.share_flags(FLAGS, mnist_train.FLAGS)
+FLAGS.share(mnist_train.FLAGS)
 
 
-def options(**changes):
-  """Return the options of a run: the flags' defaults, changed by name."""
-  return console.options(FLAGS, **changes)
+class SaverHook(clusters.SaverHook):
+  """Checks, prints and saves at the chief what mnist_train.py does."""
+
+  def __init__(self, options: console.Options, y_: tf.Tensor, *args: object):
+    super().__init__(*args)
+    self._options, self._y_, self._first_loss, self._curve = options, y_, None, 0
+
+  def check(self, step: int) -> None:
+    if self._first_loss is None:
+      self._first_loss = self.values['loss']
+      self._warn_of_guessing(step - 1)
+    mnist_train.check_loss(step, self.values['loss'], self._first_loss, self._options)
+    if step // mnist_train.SUMMARY_INTERVAL_STEPS > self._curve:
+      self._curve = step // mnist_train.SUMMARY_INTERVAL_STEPS
+      self._summary_writer.add_scalars(step, **self.values)
+
+  def report(self, session: tf.Session, step: int) -> tuple[str, dict[str, float]]:
+    return 'After %d training step(s), loss on training batch is %g.' % (
+        step, self.values['loss']), {}
+
+  def conclude(self, session: tf.Session) -> None:
+    if self.values:
+      self._warn_of_guessing(self._steps.steps_done)
+
+  def _warn_of_guessing(self, step: int) -> None:
+    mnist_train.warn_of_guessing(step, self.values['cross_entropy'], self._y_, self._options)
 
 
-class Replica:
-  """A worker's copy of the graph, and a step of it."""
-
-  def __init__(self, mnist, member, options):
-    """Build the graph of mnist_train.py in the default graph, for the steps of several workers."""
-    self._train, self._member, self._batch_size = mnist.train, member, options.batch_size
-    self._x = tf.placeholder(tf.float32, [
-        None, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE,
-        mnist_inference.NUM_CHANNELS], name='x-input')
-    self._y_ = tf.placeholder(tf.float32, [None, mnist_inference.OUTPUT_NODE], name='y-input')
-    tf.set_random_seed(options.seed)  # before the first variable, whose initial values it decides
-    self.steps = (replicas.SyncSteps if options.sync else replicas.AsyncSteps)(member)
-    # Each worker has a dropout of its own.
-    own_options = types.SimpleNamespace(**{
-        name: getattr(options, name) for name in mnist_train.FLAGS})
-    own_options.seed += member.task.index
-    self.model = mnist_train.build_model(
-        self._x, self._y_, mnist.train.num_examples, own_options,
-        self.steps.wrap(tf.train.GradientDescentOptimizer))
-    self.steps.add(self.model.global_step, self.model.train_step, self.model.train_op)
-    self._results = [self.steps.train_op, self.model.loss, self.model.cross_entropy,
-                     self.model.learning_rate]
-
-  def do_step(self, step, *, is_followed):
-    """Do a step on the batch that it has in mnist_train.py, and return this worker's next step.
-
-    Args:
-      is_followed: whether there is to be a next step.
-    """
-    self.steps.wait_for_turn(step)
-    self._train.start_at((step - 1) * self._batch_size)
-    xs, ys = map(self.steps.share, self._train.next_batch(self._batch_size))
-    xs = np.reshape(xs, (-1, mnist_inference.IMAGE_SIZE, mnist_inference.IMAGE_SIZE,
-                         mnist_inference.NUM_CHANNELS))
-    began = time.monotonic()
-    _, self.loss, self.cross_entropy, self.learning_rate, *next_step = self._member.run(
-        self._results + ([self.steps.next_step] if is_followed else []),
-        {self._x: xs, self._y_: ys})
-    self.steps.step_secs = time.monotonic() - began
-    return int(next_step[0]) if is_followed else None
-
-
-def follow(mnist, member, options):
-  """Be a worker that is not the chief: do steps until the chief has saved the last one."""
-  for run in member.runs():
-    with run:
-      replica = Replica(mnist, member, options)
-      with member.session() as sess:
-        replica.steps.start(sess)
-        replicas.follow_steps(member, replica.steps, options.training_steps, replica.do_step)
-  replicas.print_end(member)
-
-
-def lead(mnist, member, options):
-  """Be the chief: do steps, and keep the checkpoints and curves of all workers' training.
-
-  Returns:
-    The path of the last checkpoint.
+def train(mnist: mnist_input.DataSets, member: clusters.Member, options: console.Options) -> None:
+  """Do this worker's steps; as the chief, also keep the checkpoints and summaries of all.
 
   Raises:
-    UserError: as mnist_train.train, or if a parameter server is lost.
+    UserError: as mnist_train.train.
   """
-  with (checkpoints.ModelFolder(options.model_dir, mnist_train.MODEL_NAME) as folder,
-        summaries.CurveWriter(os.path.join(options.model_dir, 'train')) as curve_writer,
-        member.begin_run()):
-    replica = Replica(mnist, member, options)
-    folder.check_model({'training_data': mnist.train.digest()},
-                       {name: getattr(options, name) for name in mnist_train.TOLD_OPTIONS})
-    saver = checkpoints.Saver(folder, options.max_to_keep, mnist_train.DIVERGED_ADVICE)
-    initializer = tf.global_variables_initializer()
-    with member.session() as sess:
-      # Random weights, then those of the newest checkpoint, if there is one, in their place.
-      member.call(sess.run, initializer)
-      path, steps_done = member.call(mnist_train.resume, sess, saver, replica.model, options)
-      if steps_done >= options.training_steps:
-        return path
-      curve_writer.add_graph(sess.graph)
-      replica.steps.start(sess)
-      path = lead_steps(replica, member, saver, sess, steps_done, curve_writer, options)
-  print(f'Stopped by {member.stop.received}; run again to go on. Saved {path}'
-        if member.stop.received else f'Saved {path}')
-  return path
+  with (checkpoints.ModelFolder(options.model_dir, mnist_train.MODEL_NAME) if member.is_chief
+        else contextlib.nullcontext() as folder,
+        SummaryWriter(os.path.join(options.model_dir, 'train')) as summary_writer,
+        tf.Graph().as_default(), tf.device(member.device_setter())):
+    # The graph of mnist_train.py, its variables on the parameter servers.
+    x, y_ = mnist_train.build_placeholders(mnist.train)
+    tf.set_random_seed(options.seed)  # before the first variable, whose initial values it decides
+    steps = clusters.Steps(member, options.training_steps)
+    own_options = types.SimpleNamespace(**FLAGS.flag_values_dict())
+    own_options.seed += member.index  # each worker has a dropout of its own
+    model = mnist_train.build_model(
+        x, y_, mnist.train.num_examples, own_options,
+        lambda learning_rate: steps.optimizer(tf.train.GradientDescentOptimizer(learning_rate)))
+    # In synchronous steps the averages are the chief's work: once a step, after all gradients.
+    train_op = model.train_op if member.is_chief or not options.sync else model.train_step
+
+    hooks, saver = steps.hooks(), None
+    if member.is_chief:
+      mnist_train.check_folder(folder, mnist.train, options)
+      saver = checkpoints.Saver(folder, options.max_to_keep, mnist_train.DIVERGED_ADVICE)
+      hooks.append(SaverHook(
+          options, y_, steps, saver, os.path.join(options.model_dir, mnist_train.MODEL_NAME),
+          options.save_interval_steps, summary_writer,
+          {'loss': model.loss, 'cross_entropy': model.cross_entropy,
+           'learning_rate': model.learning_rate}))
+
+    training_set, share = mnist.train, steps.share()
+    with tf.train.MonitoredTrainingSession(
+        member.target, member.is_chief, hooks=hooks, config=member.config,
+        scaffold=steps.scaffold(lambda sess: mnist_train.resume(sess, saver, model, options)),
+        stop_grace_period_secs=1) as sess:
+      while not sess.should_stop():
+        # The batch that this step has in mnist_train.py, or this worker's share of it.
+        training_set = training_set.starting_at((steps.next_step - 1) * options.batch_size)
+        xs, ys = training_set.next_batch(options.batch_size)
+        xs = np.reshape(xs[share], [-1, *x.shape.as_list()[1:]])
+        sess.run(train_op, feed_dict={x: xs, y_: ys[share]})
 
 
-def lead_steps(replica, member, saver, sess, steps_done, curve_writer, options):
-  """Do the chief's steps, save those of all, and return the path of the last checkpoint."""
-  path, first_loss = None, None
-
-  def do_step(step, *, is_followed):
-    nonlocal first_loss
-    next_step = replica.do_step(step, is_followed=is_followed)
-    if first_loss is None:
-      first_loss = replica.loss
-      mnist_train.warn_of_guessing(steps_done, replica.cross_entropy, options)
-    if not math.isfinite(replica.loss):
-      mnist_train.check_loss(step, replica.loss, first_loss, options)
-    if step % mnist_train.SUMMARY_INTERVAL_STEPS == 0:
-      add_curves(step)
-    return next_step
-
-  def add_curves(step):
-    curve_writer.add_scalars(step, loss=replica.loss, cross_entropy=replica.cross_entropy,
-                             learning_rate=replica.learning_rate)
-
-  def keep(step):
-    nonlocal path
-    mnist_train.check_loss(step, replica.loss, first_loss, options)
-    add_curves(step)
-    path = member.call(saver.save, sess, step)
-    print('After %d training step(s), loss on training batch is %g.' % (step, replica.loss))
-    if step >= options.training_steps:
-      mnist_train.warn_of_guessing(step, replica.cross_entropy, options)
-
-  replicas.lead_steps(member, replica.steps, steps_done, options.save_interval_steps,
-                      options.training_steps, do_step, keep)
-  return path
+def work(member: clusters.Member) -> int:
+  """Be a worker until the training has ended; return the exit status."""
+  mnist = mnist_input.read_data_sets(FLAGS.data_dir, one_hot=True,
+                                     validation_size=FLAGS.validation_size, seed=FLAGS.seed)
+  if member.is_chief:
+    mnist_train.report_data(mnist, FLAGS)
+  mnist_train.check_training_set(mnist.train, FLAGS)
+  settings = {name: getattr(FLAGS, name) for name in (
+      *mnist_train.TRACKED_OPTIONS, 'training_steps')}
+  return member.work(lambda: train(mnist, member, FLAGS), training_data=mnist.train.digest(),
+                     **settings)
 
 
-def work(task, options):
-  """Be a worker of a cluster until the training has finished."""
-  mnist = mnist_input.read_data_sets(options.data_dir, one_hot=True,
-                                     validation_size=options.validation_size, seed=options.seed)
-  if task.is_chief:
-    mnist_train.print_beginning(mnist, options)
-  mnist_train.check_training_set(mnist.train, options)
-  settings = {name: getattr(options, name) for name in (
-      *mnist_train.TOLD_OPTIONS, 'training_steps', 'sync')}
-  settings['training_data'] = mnist.train.digest()
-  with workers.join(task, settings, options) as member:
-    (lead if task.is_chief else follow)(mnist, member, options)
-
-
-def main(argv):
+def main(argv: list[str]) -> int:
   console.refuse_arguments(argv)
-  return workers.take_part(__file__, FLAGS, work)
+  return launcher.take_part(__file__, FLAGS, work)
 
 
 if __name__ == '__main__':
-  workers.run(main, FLAGS)
+  launcher.run(main, FLAGS)

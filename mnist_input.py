@@ -4,6 +4,7 @@ The files are IDX, gzipped or unpacked, under the names that they are known by; 
 every other set in the same format drops in. An empty folder is filled from the public mirror
 first. The interface is that of the `input_data` module of TensorFlow 1's tutorials.
 """
+import copy
 import gzip
 import math
 import os
@@ -99,7 +100,9 @@ class DataSet:
 
   def starting_at(self, given: int) -> 'DataSet':
     """Return the same examples, of which so many count as given: a resumed run gets the next."""
-    return DataSet(self.images, self.labels, self._seed, self.classes, given)
+    data_set = copy.copy(self)  # with the shuffle of its epoch
+    data_set._given = given
+    return data_set
 
   def digest(self) -> str:
     """Return a hexadecimal digest of the images and labels in their order."""

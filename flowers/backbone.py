@@ -104,13 +104,9 @@ def load_tuned_variables(sess: tf.Session, ckpt_path: str, variables: Sequence[t
   if variables and not found:
     raise console.UserError(f'--ckpt_file={ckpt_path} has none of the {len(variables)} variables '
                             'to restore: give a checkpoint of Inception-v3 in slim\'s names')
-  # Initial values for all others first: the operation that gives them must not be made in a graph
-  # that a session has begun to run.
-  sess.run(tf.variables_initializer([variable for variable in tf.global_variables()
-                                     if variable not in found]))
-  if found:
-    checkpoints.restore(sess, tf.train.Saver(found), {
-        variable.op.name: variable for variable in found}, ckpt_path)
+  # Nothing is added to the graph, which is finalized in a cluster.
+  sess.run([variable.initializer for variable in tf.global_variables() if variable not in found])
+  checkpoints.restore(sess, None, {variable.op.name: variable for variable in found}, ckpt_path)
   print(f'{len(found)} of {len(variables)} variables restored.')
   for variable in variables:
     if variable.op.name not in shapes:

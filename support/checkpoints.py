@@ -68,9 +68,11 @@ def read_shapes(checkpoint_path: str) -> dict[str, list[int]]:
         f'{checkpoint_path} is not a whole checkpoint ({describe(error)})') from None
 
 
-def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Variable],
+def restore(sess: tf.Session, saver: tf.train.Saver | None, variables: dict[str, tf.Variable],
             checkpoint_path: str) -> None:
   """Restore variables, given by their names in the checkpoint, with the saver of them.
+
+  Without a saver, the values are fed; nothing is added to the graph, which may be finalized.
 
   Raises:
     DamagedCheckpoint: if its files are missing or cut short, or a number in it is not finite.
@@ -93,7 +95,12 @@ def restore(sess: tf.Session, saver: tf.train.Saver, variables: dict[str, tf.Var
   if spoiled:
     raise DamagedCheckpoint(f'{checkpoint_path} holds numbers that are not finite, in {spoiled[0]}')
   try:
-    saver.restore(sess, checkpoint_path)
+    if saver:
+      saver.restore(sess, checkpoint_path)
+      return
+    sess.run([variable.initializer for variable in variables.values()], {
+        variable.initializer.inputs[1]: reader.get_tensor(name)
+        for name, variable in variables.items()})
   except (ValueError, *FILE_ERRORS) as error:  # a trainer has deleted it meanwhile
     raise DamagedCheckpoint(f'{checkpoint_path} has gone ({describe(error)})') from None
 

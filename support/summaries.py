@@ -54,6 +54,10 @@ class SummaryWriter:
     self.add(tf.Event(graph_def=graph.as_graph_def(add_shapes=True).SerializeToString()))
     self.add(tf.Event(step=steps_done + 1, session_log=tf.SessionLog(status=tf.SessionLog.START)))
 
+  def add_session_log(self, session_log: tf.SessionLog, step: int) -> None:
+    """Write what TensorFlow's hooks say of a session at a step."""
+    self.add(tf.Event(step=step, session_log=session_log))
+
   def add_scalars(self, step: int, **values: float) -> None:
     """Write named numbers at a step."""
     self.add(tf.Event(step=step, summary=tf.Summary(value=[

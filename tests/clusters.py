@@ -14,10 +14,8 @@ import running
 
 TIMEOUT_SECS = 180
 
-# What TensorFlow logs when others end: warnings, where it was imported before a script could say
-# otherwise, and sometimes an error of a session whose parameter server is gone.
-LOG_LINE = re.compile(r'[IW]\d{4} |E\d{4} .*master(_session)?\.cc:|\s*\[\[|Additional GRPC error'
-                      r'|:UNKNOWN:Error|$')
+# What TensorFlow logs of a session whose parameter server was killed.
+LOG_LINE = re.compile(r'[IWE]\d{4} .*master(_session)?\.cc:|Additional GRPC error|:UNKNOWN:Error')
 
 
 def free_addresses(count):
@@ -34,18 +32,19 @@ def free_addresses(count):
 class Started:
   """A script in a process of its own, its output in files."""
 
-  def __init__(self, script, args):
+  def __init__(self, script, args, env=None):
     self._folder = tempfile.TemporaryDirectory()
     self._paths = [pathlib.Path(self._folder.name, name) for name in ('stdout', 'stderr')]
     args = [os.fspath(arg) for arg in args]
     if running._context:
       self._process = running._context.Process(target=running._become_script, args=(
-          script, args, str(running.ROOT), [str(path) for path in self._paths], {}))
+          script, args, str(running.ROOT), [str(path) for path in self._paths], env or {}))
       self._process.start()
     else:
       streams = [path.open('wb') for path in self._paths]
-      self._process = subprocess.Popen([sys.executable, running.ROOT / script, *args],
-                                       cwd=running.ROOT, stdout=streams[0], stderr=streams[1])
+      self._process = subprocess.Popen(
+          [sys.executable, running.ROOT / script, *args], cwd=running.ROOT, stdout=streams[0],
+          stderr=streams[1], env={**os.environ, **(env or {})})
     self.pid = self._process.pid
 
   @property
@@ -60,16 +59,16 @@ class Started:
 
   @property
   def errors(self):
-    """The lines on standard error so far, but for TensorFlow's warnings."""
+    """The lines on standard error so far, but for TensorFlow's of a killed server."""
     return [line for line in self._read(1) if not LOG_LINE.match(line)]
 
   def _read(self, number):
     path = self._paths[number]
     return path.read_text(errors='replace').splitlines() if path.exists() else []
 
-  def wait_for(self, pattern, timeout=TIMEOUT_SECS):
+  def wait_for(self, pattern):
     """Wait until a line on standard output matches pattern; return the last re.Match."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + TIMEOUT_SECS
     while True:
       is_over = self.status is not None or time.monotonic() > deadline
       found = [match for match in (re.search(pattern, line) for line in self.lines) if match]
@@ -89,12 +88,13 @@ class Started:
       time.sleep(0.02)
     return self.status
 
+  def children(self):
+    return psutil.Process(self.pid).children(recursive=True)
+
   def kill(self):
     """End it and all that it has started."""
     if self.status is None:
-      with_children = [psutil.Process(self.pid)]
-      with_children += with_children[0].children(recursive=True)
-      for process in with_children:
+      for process in [*self.children(), psutil.Process(self.pid)]:
         if process.is_running():
           process.kill()
       self.end()
@@ -106,15 +106,15 @@ class Cluster:
   def __init__(self, script, *args, ps=1, workers=2):
     addresses = free_addresses(ps + workers)
     self._script = script
-    self._args = [*args, f'--ps_hosts={",".join(addresses[:ps])}',
-                  f'--worker_hosts={",".join(addresses[ps:])}']
+    self.args = [*args, f'--ps_hosts={",".join(addresses[:ps])}',
+                 f'--worker_hosts={",".join(addresses[ps:])}']
     self.processes = []
     self.ps = [self.start('ps', index) for index in range(ps)]
     self.workers = [self.start('worker', index) for index in range(workers)]
 
   def start(self, job_name, index, *args):
     """Start a process of the cluster, perhaps once more, and return it."""
-    process = Started(self._script, [*self._args, f'--job_name={job_name}',
+    process = Started(self._script, [*self.args, f'--job_name={job_name}',
                                      f'--task_index={index}', *args])
     self.processes.append(process)
     return process
@@ -126,6 +126,8 @@ class Cluster:
     for process in self.processes:
       if kind:  # shown by pytest
         print(process.status, *process.lines, *process.errors, sep='\n  ')
+      if process.status is None:
+        process.signal(signal.SIGCONT)
       process.kill()
 
   def end(self, timeout=TIMEOUT_SECS):

@@ -1,5 +1,6 @@
 """mnist_dist_train.py: the arithmetic and the files of mnist_train.py, from several processes."""
 import re
+from types import SimpleNamespace
 
 import clusters
 import numpy as np
@@ -9,7 +10,8 @@ import running
 from lenet_in_numpy import VARIABLES
 
 import mnist_train
-from support import cluster, replicas
+from support import clusters as support_clusters
+from support.console import StopSignals
 from support.quiet_tensorflow import tf
 
 SCRIPT = 'mnist_dist_train.py'
@@ -55,27 +57,26 @@ def test_steps_equal_those_of_one_process(mode, ps, workers, single_dir, mnist_d
 @pytest.mark.parametrize('mode', ['--sync', '--nosync'])
 def test_goes_on_and_is_evaluated_like_one_process(mode, mnist_dir, tmp_path):
   places = f'--data_dir={mnist_dir}', f'--model_dir={tmp_path}'
-  for steps, printed in ((5, [1, 4, 5]), (8, [7, 8]), (8, [])):
+  for steps, expected in ((5, [1, 4, 5]), (8, [7, 8])):
     with clusters.Cluster(SCRIPT, *FLAGS, *places, mode, f'--training_steps={steps}') as started:
       assert started.end() == [0, 0, 0]
-      chief = started.workers[0]
-      assert printed_steps(chief.lines) == printed
+      printed = printed_steps(started.workers[0].lines)
+      assert printed == expected if mode == '--sync' else printed[-1] in (steps, steps + 1)
       assert [process.errors for process in started.processes] == [[], [], []]
-  assert chief.lines[-2:] == [
-      f'Going on from {tmp_path}/mnist.ckpt-8, after 8 training step(s).',
-      'Nothing to do: 8 of 8 training step(s) are done; give more with --training_steps.']
+  last = printed[-1]
   result = running.run_script('mnist_eval.py', *places, '--run_once')
-  assert result.returncode == 0 and 'After 8 training step(s), validation' in result.stdout
+  assert result.returncode == 0 and f'After {last} training step(s), validation' in result.stdout
   # mnist_train.py itself goes on from there.
-  result = running.run_script('mnist_train.py', *places, '--batch_size=12', '--training_steps=9')
+  result = running.run_script('mnist_train.py', *places, '--batch_size=12', '--training_steps=10')
   assert (result.returncode, result.stderr) == (0, '')
-  assert f'Going on from {tmp_path}/mnist.ckpt-8, after 8 training step(s).' in result.stdout
+  assert f'Going on from {tmp_path}/mnist.ckpt-{last}, after {last} training step(s).' in (
+      result.stdout)
 
 
 def test_one_command_starts_a_cluster_and_leaves_no_process(mnist_dir, tmp_path):
   launcher = clusters.Started(SCRIPT, [
-      *FLAGS, '--local_workers=2', '--local_ps=2', f'--data_dir={mnist_dir}',
-      f'--model_dir={tmp_path}'])
+      *FLAGS, '--local_workers=2', '--local_ps=2', '--sync', f'--data_dir={mnist_dir}',
+      f'--model_dir={tmp_path}'], {'http_proxy': 'http://127.0.0.1:9'})  # which nobody is to use
   try:
     assert launcher.end() == 0
     assert launcher.errors == []
@@ -88,27 +89,14 @@ def test_one_command_starts_a_cluster_and_leaves_no_process(mnist_dir, tmp_path)
     launcher.kill()
 
 
-def test_variables_are_spread_by_size():
-  task = cluster.Task('worker', 0, ['127.0.0.1:1', '127.0.0.1:2'], ['127.0.0.1:3'])
-  with tf.Graph().as_default(), tf.device(cluster.device_setter(task)):
-    mnist_train.build_model(tf.placeholder(tf.float32, [None, 28, 28, 1]),
-                            tf.placeholder(tf.float32, [None, 10]), 200, mnist_train.FLAGS.options())
-    devices = {variable.op.name: variable.device for variable in tf.global_variables()}
-    averaging = [op.device for op in tf.get_default_graph().get_operations()
-                 if '/AssignMovingAvg' in op.name and op.type in ('Mul', 'AssignSub')]
-  alone = devices.pop('layer5-fc1/weight')  # nineteen of twenty bytes
-  assert devices.pop('layer5-fc1/weight/ExponentialMovingAverage') == alone
-  others = [device for name, device in devices.items() if name.startswith(('layer5-fc1/bias',
-                                                                           'layer6'))]
-  assert len(others) == 8 // 2 + 2 and alone not in others
-  assert set(averaging) == {'/job:ps/task:0', '/job:ps/task:1'}  # nothing travels for them
-  assert {name for name in devices if 'Exponential' not in name} < {*VARIABLES, 'global_step'}
-
-
-def test_saved_steps_are_the_books():
-  steps, saved = 0, []
-  while steps < 2500:
-    steps = replicas.next_saved_step(steps, 1000, 2500)
-    saved.append(steps)
-  assert saved == [1, 1001, 2001, 2500]
-  assert replicas.next_saved_step(999, 1000, 2500) == 1001
+def test_moving_averages_are_computed_where_they_lie(mnist):
+  options = SimpleNamespace(job_name='worker', task_index=0, sync=False, batch_size=12,
+                            ps_hosts='127.0.0.1:1,127.0.0.1:2', worker_hosts='127.0.0.1:3')
+  member = support_clusters.Member(options, StopSignals())
+  with tf.Graph().as_default() as graph, tf.device(member.device_setter()):
+    mnist_train.build_model(*mnist_train.build_placeholders(mnist.train), 200,
+                            mnist_train.FLAGS.options())
+    averaging = {op.device for op in graph.get_operations()
+                 if '/AssignMovingAvg' in op.name and op.type in ('Mul', 'AssignSub')}
+    assert averaging == {'/job:ps/task:0', '/job:ps/task:1'}  # nothing travels for them
+    assert {variable.op.name for variable in tf.trainable_variables()} == set(VARIABLES)
