@@ -1,20 +1,20 @@
 """Classify photos with a model of flower_finetune.py.
 
     python flower_predict.py photo.jpg another.png
+    python flower_predict.py folder_of_photos
 
 Reads photos and the model folder alone: class names, batch normalization and newest checkpoint.
 Prints for each photo its most probable classes, in the order given.
 """
 import contextlib
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 import flower_finetune
 import flower_inference
 from flowers import photo
-from support import checkpoints, console
+from support import checkpoints, console, pictures
 from support.quiet_tensorflow import tf
 
 TOP_K = 3  # classes printed for a photo
@@ -75,43 +75,28 @@ def open_model(model_dir: str) -> Iterator[tuple[list[str], Callable[[np.ndarray
     yield labels, lambda photos: sess.run(probabilities, {images: photos})
 
 
-def print_answers(photos: list, labels: list[str], predict: Callable[[np.ndarray], np.ndarray],
-                  top_k: int) -> int:
+def classify(paths: Iterable[str], options: console.Options | None = None) -> int:
   """Print the most probable classes of each photo; return how many could not be read.
 
   Args:
-    photos: what photo.read_photos returns.
-    labels, predict: what `open_model` gives.
-  """
-  images = [image for _, image, _ in photos if image is not None]
-  rows = iter(predict(np.stack(images)) if images else ())
-  for path, image, problem in photos:
-    if image is None:
-      console.warn(f'error: {path} {problem}')
-      continue
-    row = next(rows)
-    best = np.argsort(-row, kind='stable')[:top_k]
-    console.report(f'{path}: ' + ', '.join(f'{labels[k]} {row[k]:.4f}' for k in best))
-  return len(photos) - len(images)
-
-
-def classify(paths: list[str], options: console.Options | None = None) -> int:
-  """Print the most probable classes of each photo; return how many could not be read.
+    paths: files, folders of them, or patterns.
 
   Raises:
     UserError: as `open_model`.
   """
   options = options or FLAGS.options()
-  failures, remaining = 0, iter(paths)
-  with open_model(options.model_dir) as (labels, predict):
-    while batch := list(itertools.islice(remaining, PHOTOS_PER_RUN)):
-      failures += print_answers(photo.read_photos(batch), labels, predict, options.top_k)
-  return failures
+  with open_model(options.model_dir) as (labels, predict), photo.PhotoDecoder() as decoder:
+    def answer(images: list[np.ndarray]) -> Iterator[str]:
+      for row in predict(np.stack(images)):
+        best = np.argsort(-row, kind='stable')[:options.top_k]
+        yield ', '.join(f'{labels[k]} {row[k]:.4f}' for k in best)
+
+    return pictures.print_answers(paths, decoder.image, answer, PHOTOS_PER_RUN)
 
 
 def main(argv: list[str]) -> int:
   if len(argv) < 2:
-    raise console.UserError('no photo given: python flower_predict.py PHOTO...',
+    raise console.UserError('no photo given: python flower_predict.py PHOTO_OR_FOLDER...',
                             console.WRONG_USAGE)
   return console.FAILURE if classify(argv[1:], FLAGS) else console.SUCCESS
 

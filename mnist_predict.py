@@ -9,14 +9,13 @@ in the order given, the digit, its probability, and the runner-up; and says so w
 doubtful, or the picture shows several digits.
 """
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 import mnist_eval
 import mnist_train
-from digits.digit import Digit, read_digit
+from digits.digit import read_digit
 from support import console, pictures
 from support.quiet_tensorflow import tf
 
@@ -30,52 +29,41 @@ FLAGS.share(mnist_train.FLAGS, 'model_dir')
 
 
 @contextlib.contextmanager
-def open_model(model_dir: str) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+def open_model(model_dir: str) -> Iterator[tuple[list, Callable[[np.ndarray], np.ndarray]]]:
   """Restore the moving averages of the newest whole checkpoint for the block.
 
-  Gives predict, which takes digits, float32 [n, 28, 28] in [0, 1], and returns the probabilities
-  of the labels, float64 [n, labels], each row adding up to 1.
+  Gives the labels and predict, which takes digits, float32 [n, 28, 28] in [0, 1], and returns the
+  probabilities of the labels, float64 [n, labels], each row adding up to 1.
 
   Raises:
     UserError: if there is no whole checkpoint.
   """
   with tf.Graph().as_default(), tf.Session() as sess:
-    graph, _, _ = mnist_eval.restore_model(sess, model_dir)
+    graph, labels, _ = mnist_eval.restore_model(sess, model_dir)
 
     def predict(digits: np.ndarray) -> np.ndarray:
       logits = mnist_eval.predict_logits(sess, graph, digits).astype(np.float64)
       odds = np.exp(logits - logits.max(1, keepdims=True))  # of the largest 1: none overflows
       return odds / odds.sum(1, keepdims=True)
 
-    yield predict
+    yield labels, predict
 
 
-def answer(path: str, count: int, row: np.ndarray, labels: Sequence) -> str:
-  """Return the line printed for a picture.
+def answer(count: int, row: np.ndarray, labels: Sequence) -> str:
+  """Return what is printed about a picture.
 
   Args:
     count: how many digits the picture shows.
     row: float64 [labels], their probabilities.
   """
   runner_up, best = np.argsort(row, kind='stable')[-2:]
-  line = (f'{path}: {labels[best]} with probability {row[best]:.4f} '
+  line = (f'{labels[best]} with probability {row[best]:.4f} '
           f'(runner-up {labels[runner_up]} with {row[runner_up]:.4f})')
   if row[best] < DOUBTFUL_PROBABILITY:
     line += f' - doubtful: below {DOUBTFUL_PROBABILITY:g}'
   if count > 1:
     line += f' - several digits: {count} seen, this answers for one; give one in a picture'
   return line
-
-
-def read_digits(paths: list[str]) -> dict[int, Digit]:
-  """Return digits by position in paths; print a line for each picture that cannot be read."""
-  digits = {}
-  for position, path in enumerate(paths):
-    try:
-      digits[position] = read_digit(path)
-    except (console.UserError, OSError) as error:
-      console.warn(f'error: {console.describe(error)}')
-  return digits
 
 
 def classify(paths: Iterable[str], options: console.Options | None = None) -> int:
@@ -88,18 +76,12 @@ def classify(paths: Iterable[str], options: console.Options | None = None) -> in
     UserError: if there is no whole checkpoint.
   """
   options = options or FLAGS.options()
-  labels = mnist_eval.read_labels(options.model_dir)
-  failures, remaining = 0, pictures.expand(paths)
-  with open_model(options.model_dir) as predict:
-    while batch := list(itertools.islice(remaining, PICTURES_PER_RUN)):
-      digits = read_digits(batch)
-      failures += len(batch) - len(digits)
-      if not digits:
-        continue
-      rows = predict(np.stack([digit.image for digit in digits.values()]))
-      for (position, digit), row in zip(digits.items(), rows, strict=True):
-        console.report(answer(batch[position], digit.count, row, labels))
-  return failures
+  with open_model(options.model_dir) as (labels, predict):
+    return pictures.print_answers(
+        paths, read_digit, lambda digits: [
+            answer(digit.count, row, labels) for digit, row in zip(
+                digits, predict(np.stack([digit.image for digit in digits])), strict=True)],
+        PICTURES_PER_RUN)
 
 
 def main(argv: list[str]) -> int:

@@ -252,7 +252,8 @@ def main() -> None:
   print('| pictures | number | right | doubtful | wrong | of these doubtful |\n'
         '|---|---|---|---|---|---|')
   results = {}
-  with mnist_predict.open_model(args.model_dir) as predict, tempfile.TemporaryDirectory() as folder:
+  with (mnist_predict.open_model(args.model_dir) as (_, predict),
+        tempfile.TemporaryDirectory() as folder):
     for count in {args.files, len(images)}:
       measure(f'MNIST, first {count} directly', images[:count], labels[:count], predict)
     for size in SIZES:

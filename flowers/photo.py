@@ -1,7 +1,7 @@
 """A photo, as people bring it, turned into the 299x299 pixels that Inception-v3 takes.
 
-    for path, image, problem in photo.read_photos(['photo.jpg']):
-      image  # uint8 [299, 299, 3]
+    with photo.PhotoDecoder() as decoder:
+      decoder.image('photo.jpg')  # uint8 [299, 299, 3]
 
 Pillow decodes, and TensorFlow scales as the book does: bilinear, without averaging.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from support import pictures
-from support.console import describe
+from support.console import UserError
 from support.quiet_tensorflow import tf
 
 IMAGE_SIZE = 299  # pixels on a side
@@ -40,7 +40,7 @@ def scale_photo(pixels: tf.Tensor) -> tf.Tensor:
 
 
 class PhotoDecoder:
-  """Decodes photos, for any number of threads at a time, in this context."""
+  """Decodes photos in this context; threads may share it."""
 
   def __enter__(self) -> 'PhotoDecoder':
     with tf.Graph().as_default():
@@ -79,6 +79,13 @@ class PhotoDecoder:
     digest.update(np.ascontiguousarray(image[::100]))
     return DecodedPhoto(path, image, None, digest.digest())
 
+  def image(self, path: str) -> np.ndarray:
+    """Return the photo in a file: uint8 [299, 299, 3]; UserError or OSError if there is none."""
+    decoded = self.read(path)
+    if decoded.image is None:
+      raise UserError(f'{path} {decoded.problem}')
+    return decoded.image
+
 
 def decoded_photos(paths: Iterable[str]) -> Iterator[DecodedPhoto]:
   """Yield the DecodedPhoto of each path, in order, decoded on all cores.
@@ -98,19 +105,3 @@ def decoded_photos(paths: Iterable[str]) -> Iterator[DecodedPhoto]:
         yield waiting.popleft().result()
     finally:
       executor.shutdown(cancel_futures=True)
-
-
-def read_photos(paths: Iterable[str]) -> list[tuple[str, np.ndarray | None, str | None]]:
-  """Decode photos as preprocessing does.
-
-  Returns:
-    (path, image, problem) of each, as in DecodedPhoto; a file that cannot be read has a problem.
-  """
-  answers = []
-  with PhotoDecoder() as decoder:
-    for path in paths:
-      try:
-        answers.append(decoder.read(path)[:3])
-      except OSError as error:
-        answers.append((path, None, f'cannot be read: {error.strerror or describe(error)}'))
-  return answers

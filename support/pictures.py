@@ -6,17 +6,19 @@ import contextlib
 import ctypes
 import glob
 import io
+import itertools
 import math
 import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from support import files
+from support import console, files
 from support.console import UserError
 
 MAX_BYTES = 450_000_000  # of a file; a BMP of 100 million pixels with alpha has 400 million
@@ -69,6 +71,35 @@ def expand(arguments: Iterable[str]) -> Iterator[str]:
       below = glob.glob(os.path.join(glob.escape(path), '**'), recursive=True)
       yield from sorted(file for file in below if os.path.isfile(file) and
                         os.path.basename(file).lower() not in SYSTEM_FILES) or [path]
+
+
+def print_answers(arguments: Iterable[str], read: Callable[[str], Any],
+                  answer: Callable[[list], Iterable[str]], batch_size: int) -> int:
+  """Print an answer for each picture, or on standard error why it cannot be read.
+
+  Args:
+    arguments: files, folders of them, or patterns.
+    read: returns what a file shows; raises UserError or OSError if it cannot be read.
+    answer: returns the lines about what several pictures show.
+    batch_size: pictures to answer at a time, which bounds the memory.
+
+  Returns:
+    How many pictures could not be read.
+  """
+  failures, paths = 0, expand(arguments)
+  while batch := list(itertools.islice(paths, batch_size)):
+    shown = []
+    for path in batch:
+      try:
+        shown.append((path, read(path)))
+      except (UserError, OSError) as error:
+        console.warn(f'error: {console.describe(error)}')
+        failures += 1
+    if shown:
+      lines = answer([picture for _, picture in shown])
+      for (path, _), line in zip(shown, lines, strict=True):
+        console.report(f'{path}: {line}')
+  return failures
 
 
 def sniff(head: bytes) -> str | None:

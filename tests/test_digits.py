@@ -344,12 +344,12 @@ def test_photos_give_digits_of_usual_size_and_stroke():
 def test_an_answer_says_when_it_is_doubtful_and_when_there_are_several_digits():
   row = np.full(10, 0.0002 / 8)
   row[9], row[5] = 0.9988, 0.001
-  line = 'a.png: 9 with probability 0.9988 (runner-up 5 with 0.0010)'
-  assert mnist_predict.answer('a.png', 1, row, range(10)) == line
-  several = mnist_predict.answer('a.png', 2, row, range(10))
+  line = '9 with probability 0.9988 (runner-up 5 with 0.0010)'
+  assert mnist_predict.answer(1, row, range(10)) == line
+  several = mnist_predict.answer(2, row, range(10))
   assert several.startswith(line + ' - several digits: 2 seen') and 'doubtful' not in several
   row[9], row[5] = mnist_predict.DOUBTFUL_PROBABILITY - 0.001, 0.001
-  assert mnist_predict.answer('a.png', 1, row, 'abcdefghij').endswith(
+  assert mnist_predict.answer(1, row, 'abcdefghij').endswith(
       '(runner-up f with 0.0010) - doubtful: below 0.95')
 
 

@@ -86,7 +86,8 @@ def test_clients_give_the_answers_of_prediction(model_dir, photos, tmp_path):
   assert (result.returncode, result.stderr) == (0, '')
   saved_model_dir = tmp_path / 'exports' / '1'
   assert result.stdout == f'Exported {model_dir / "flower.ckpt-0"} to {saved_model_dir}\n'
-  images = np.stack([image for _, image, _ in photo.read_photos(sorted(photos.iterdir()))])
+  with photo.PhotoDecoder() as decoder:
+    images = np.stack([decoder.image(str(path)) for path in sorted(photos.iterdir())])
   with flower_predict.open_model(str(model_dir)) as (labels, predict):
     expected = predict(images)
   names = ['wild\\nflower', 'rosé', '郁金香']  # as prediction prints them
@@ -100,8 +101,10 @@ def test_clients_give_the_answers_of_prediction(model_dir, photos, tmp_path):
       cwd=tmp_path, text=True, capture_output=True, timeout=240)
   assert client.returncode == 0, client.stderr
   with np.load(tmp_path / 'answers.npz') as answers:
-    for key in ('probabilities', 'singly', 'of_images', 'lite'):
+    for key in ('of_images', 'lite'):
       np.testing.assert_allclose(answers[key], expected, atol=1e-4, err_msg=key)
+    for key in ('probabilities', 'singly'):  # TensorFlow decodes JPEG files faster than exactly
+      np.testing.assert_allclose(answers[key], expected, atol=5e-3, err_msg=key)
     assert list(answers['classes']) == [names[k] for k in expected.argmax(1)]
     assert list(answers['labels']) == names
     assert list(answers['empty']) == [0, 0, 3] and list(answers['no_images']) == [0, 3]

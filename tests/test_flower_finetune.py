@@ -50,7 +50,7 @@ def default_run(data, options, tmp_path_factory, batches_of_default_run):
   run = tf.Session.run
 
   def recording_run(self, fetches, feed_dict=None, **others):
-    if isinstance(fetches, list) and isinstance(fetches[0], tf.Operation) and feed_dict:
+    if isinstance(fetches, list) and feed_dict and not isinstance(fetches[-1], tf.Operation):
       batches_of_default_run.append(max(feed_dict.values(), key=np.ndim))
     return run(self, fetches, feed_dict, **others)
 

@@ -1,6 +1,5 @@
 """The decoder of photos, on pictures that the tests write."""
 import io
-import os
 
 import made_data
 import numpy as np
@@ -9,6 +8,7 @@ import running
 from PIL import Image
 
 from flowers import photo
+from support.console import UserError
 from support.quiet_tensorflow import tf
 
 SAMPLE_DIR = running.SHARED / 'flower_photos_sample'
@@ -28,10 +28,15 @@ def encoded(image, kind='JPEG', **params):
 
 
 @pytest.fixture(scope='module')
-def decode():
-  """Function from the bytes of a file to its photo, uint8 [299, 299, 3]."""
+def decoder():
   with photo.PhotoDecoder() as decoder:
-    yield decoder.decode
+    yield decoder
+
+
+@pytest.fixture
+def decode(decoder):
+  """Function from the bytes of a file to its photo, uint8 [299, 299, 3]."""
+  return decoder.decode
 
 
 def books_image(contents, dct_method):
@@ -97,30 +102,14 @@ UNREADABLE = {'text': (b'not a photo', 'is not a JPEG'), 'empty': (b'', 'is empt
               'cut.jpg': (PHOTO[:len(PHOTO) // 2] + PHOTO[-2:], 'is damaged or cut short')}
 
 
-@pytest.fixture(scope='module')
-def answers(tmp_path_factory):
-  """What `read_photos` answers for UNREADABLE and a good photo: {name: (image, problem)}."""
-  folder = tmp_path_factory.mktemp('unreadable')
-  for name, (contents, _) in UNREADABLE.items():
-    (folder / name).write_bytes(contents)
-  (folder / 'good').write_bytes(PHOTO)
-  (folder / 'folder').mkdir()
-  names = [*UNREADABLE, 'good', 'folder', 'missing', 'good']
-  found = photo.read_photos([str(folder / name) for name in names])
-  assert [os.path.basename(path) for path, *_ in found] == names  # each, also when given twice
-  return {os.path.basename(path): answer for path, *answer in found}
-
-
 @pytest.mark.parametrize('name', UNREADABLE)
-def test_a_file_that_is_not_a_photo_is_answered_with_why(answers, name):
-  image, problem = answers[name]
-  assert image is None and UNREADABLE[name][1] in problem
-
-
-def test_what_cannot_be_opened_is_answered_too(answers):
-  assert answers['good'][0] is not None and answers['good'][1] is None
-  assert 'is a folder' in answers['folder'][1]
-  assert 'No such file' in answers['missing'][1]
+def test_a_file_that_is_not_a_photo_is_named_with_why(decoder, name, tmp_path):
+  path = tmp_path / name
+  path.write_bytes(UNREADABLE[name][0])
+  decoded, = photo.decoded_photos([str(path)])
+  assert decoded.image is None and UNREADABLE[name][1] in decoded.problem
+  with pytest.raises(UserError, match=f'{name} {UNREADABLE[name][1]}'):
+    decoder.image(str(path))
 
 
 def test_a_failure_to_read_is_not_taken_for_a_bad_photo(tmp_path):
@@ -140,7 +129,7 @@ def test_many_photos_come_in_order(decode, tmp_path):
 @pytest.mark.skipif(not SAMPLE_DIR.is_dir(), reason='needs the real photos')
 def test_real_photos_are_read_as_the_book_does():
   paths = [str(path) for path in sorted(SAMPLE_DIR.glob('*/*.jpg'))[::100]]
-  for path, image, problem in photo.read_photos(paths):
+  for path, image, problem, _ in photo.decoded_photos(paths):
     assert problem is None
     with open(path, 'rb') as file:
       contents = file.read()

@@ -66,7 +66,7 @@ def test_each_bad_file_has_its_line_and_the_others_are_answered(
   errors = said.err.splitlines()
   assert failures == len(errors) == 4
   for error, path in zip(errors, (fifo, text, missing, '/dev/zero'), strict=True):
-    assert f'error: {path} ' in error
+    assert f'error: {path}' in error
 
 
 def test_models_that_cannot_answer_are_refused(model_dir, tmp_path):

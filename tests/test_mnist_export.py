@@ -71,7 +71,7 @@ def images(mnist):
 @pytest.fixture(scope='module')
 def expected(images, trained_dir):
   """The probabilities of the images by prediction: float64 [n, 10]."""
-  with mnist_predict.open_model(str(trained_dir)) as predict:
+  with mnist_predict.open_model(str(trained_dir)) as (_, predict):
     return predict(images[..., 0])
 
 

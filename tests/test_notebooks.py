@@ -71,8 +71,8 @@ def test_scripts_run_in_one_kernel(folder):
 
 def test_the_cell_of_the_readme_trains_evaluates_and_predicts(folder):
   made_data.draw_stroke(folder / 'digit.png')
-  cell, = re.findall(r'^```python\n(.*?)^```', (running.ROOT / 'README.md').read_text('utf-8'),
-                     re.M | re.S)
+  _, cell = re.findall(r'^```python\n(.*?)^```', (running.ROOT / 'README.md').read_text('utf-8'),
+                       re.M | re.S)
   (_, errors), (text, more_errors) = run_cells(
       folder, f'import sys; sys.path.insert(0, {str(running.ROOT)!r})',
       cell.replace('training_steps=1000', 'training_steps=2'))

@@ -72,7 +72,8 @@ def wide_tiff(pixels, order, kind):
 
 def test_folders_and_patterns_are_expanded(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  for name in ('b.png', 'a.png', 'sub/c.jpg', '.hidden', 'sub/.x/d.png', 'Thumbs.db', 'file[1].png'):
+  for name in ('b.png', 'a.png', 'sub/c.jpg', '.hidden', 'sub/.x/d.png', 'Thumbs.db',
+               'file[1].png'):
     os.makedirs(os.path.dirname(name) or '.', exist_ok=True)
     (tmp_path / name).touch()
   (tmp_path / 'empty').mkdir()
