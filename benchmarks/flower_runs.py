@@ -1,7 +1,7 @@
 """Fine-tune with the settings of RESULTS.md, and record what comes of it.
 
     python -m benchmarks.flower_runs default --input_file=flower_processed_data.npy \
-        --ckpt_file=inception_v3.ckpt
+        --ckpt_file=inception_v3.ckpt [more flags of flower_finetune.py]
 
 Settings: default, and again with the features kept; second-stage after it; book, the run that the
 book prints. Each goes through the command line of flower_finetune.py, in turn, into a folder of its
@@ -53,8 +53,7 @@ def main():
   parser.add_argument('--folder', type=pathlib.Path,
                       default=recording.ROOT / 'model-saves' / 'recorded_flowers',
                       help='folder of the model folders')
-  parser.add_argument('flags', nargs='*', help='more flags of flower_finetune.py, after --')
-  args = parser.parse_args()
+  args, args.flags = parser.parse_known_args()
   record(args.setting, args.name or args.setting, args)
 
 
