@@ -1,4 +1,5 @@
 """The documents are true: their commands run, at tiny size, and both languages say the same."""
+import gzip
 import json
 import pathlib
 import re
@@ -6,15 +7,19 @@ import shlex
 import subprocess
 import sys
 
+import made_data
 import numpy as np
 import pytest
 import running
 from PIL import Image
 
+import mnist_input
+
 README, README_ZH = (
     (running.ROOT / name).read_text(encoding='utf-8') for name in ('README.md', 'README.zh-CN.md'))
 RESULTS = (running.ROOT / 'RESULTS.md').read_text(encoding='utf-8')
-MAX_LINES = 200  # of a page that is read
+MAX_LINES = 300  # of a page that is read
+MAX_PROSE = 300  # characters of a line
 
 
 def find_blocks(text, kind):
@@ -92,6 +97,34 @@ def test_every_script_has_a_command():
   assert {shlex.split(command)[1] for command in SCRIPTS} >= set(TINY)
 
 
+def test_arrays_become_files_and_emnist_is_turned(tmp_path, monkeypatch):
+  images, labels = np.random.RandomState(0).randint(0, 256, (30, 28, 28)), np.arange(30) % 26 + 1
+  for part in ('train', 'test'):
+    for name, content in (('images-idx3', made_data.idx_images(np.uint8(images))),
+                          ('labels-idx1', made_data.idx_labels(np.uint8(labels)))):
+      (tmp_path / f'emnist-letters-{part}-{name}-ubyte.gz').write_bytes(gzip.compress(content))
+  monkeypatch.chdir(tmp_path)
+  block, _ = find_blocks(README, 'python')
+  exec(block, {})
+  letters = mnist_input.read_data_sets('letters', one_hot=True, dtype=np.uint8, reshape=False,
+                                       validation_size=2)
+  assert letters.train.classes == tuple(range(1, 27))
+  np.testing.assert_array_equal(letters.test.images[..., 0], images.transpose(0, 2, 1))
+  np.testing.assert_array_equal(letters.test.labels.argmax(1) + 1, labels)
+
+
+def test_what_can_go_wrong_names_tests_that_are_there():
+  folder = running.ROOT / 'tests' / 'robustness'
+  text = (folder / 'README.md').read_text(encoding='utf-8')
+  tests = '\n'.join(path.read_text(encoding='utf-8') for path in folder.parent.rglob('test_*.py'))
+  names = set(re.findall(r'`(\w+)`', text)) - {'NAME'}
+  assert len(names) > 30
+  for name in names:
+    assert re.search(rf'def test_\w*{name}\(', tests), name
+  for path in re.findall(r'`(\S*test_\w+\.py)`', text):
+    assert (folder / path).exists(), path
+
+
 def test_first_commands_install_train_and_test():
   install = 'python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && '
   assert COMMANDS[0] == install + '.venv/bin/python mnist_train.py'
@@ -102,7 +135,7 @@ def test_first_commands_install_train_and_test():
 
 
 def test_both_languages_have_the_same_commands_outputs_and_figures():
-  for kind in ('sh', 'text', 'python', 'crontab'):
+  for kind in ('sh', 'powershell', 'text', 'python', 'crontab'):
     assert find_blocks(README, kind) == find_blocks(README_ZH, kind)
 
   def figures(text):
@@ -111,6 +144,9 @@ def test_both_languages_have_the_same_commands_outputs_and_figures():
   for text, other in ((README, 'README.zh-CN.md'), (README_ZH, 'README.md')):
     assert f']({other})' in text and '](RESULTS.md)' in text
     assert len(text.splitlines()) <= MAX_LINES
+    prose = (line for line in re.sub(r'^```.*?^```', '', text, flags=re.M | re.S).splitlines()
+             if not line.startswith('|'))
+    assert max(map(len, prose)) <= MAX_PROSE
 
 
 def test_flags_and_defaults_in_the_tables_are_the_scripts():
