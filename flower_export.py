@@ -49,6 +49,7 @@ def decode_photos(photos: tf.Tensor) -> tf.Tensor:
   def decode(contents):
     pixels = tf.io.decode_image(contents, channels=3, expand_animations=False)
     pixels.set_shape([None, None, 3])
+    # In whole steps of 1/255, as the images of the data file are.
     image = tf.round(tf.image.resize_images(pixels, [IMAGE_SIZE, IMAGE_SIZE])) / 255
     image.set_shape([IMAGE_SIZE, IMAGE_SIZE, 3])  # also of no photos at all
     return image
@@ -68,6 +69,7 @@ def export(options: console.Options | None = None) -> tuple[str, str]:
   options = options or FLAGS.options()
   names = [console.printable(label) for label in flower_predict.read_labels(options.model_dir)]
   with saved_models.new_graph() as sess:
+    # Clients send photos as files, or in the place of what is decoded from these, images.
     photos = tf.placeholder(tf.string, [None])
     images = tf.placeholder_with_default(
         decode_photos(photos), [None, IMAGE_SIZE, IMAGE_SIZE, 3])

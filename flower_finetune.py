@@ -286,9 +286,8 @@ def test(sess: tf.Session, model: Model, examples: evaluation.Examples, data: Pr
 def finetune(data: ProcessedData, options: console.Options | None = None) -> np.ndarray | None:
   """Fine-tune on data.training_images and report on the testing ones.
 
-  Returns the predicted classes of the testing images, int64 [n]; None if a signal ended training.
-  Raises UserError if the data, the folder or a checkpoint do not fit the options, or the cross
-  entropy shows that training has failed.
+  Returns the predicted classes, int64 [n]; None if a signal ended training. Raises UserError if
+  data, folder or checkpoint do not fit the options, or the cross entropy shows a failure.
   """
   options = options or FLAGS.options()
   check_splits(data, options.input_file)

@@ -67,6 +67,7 @@ def open_model(model_dir: str) -> Iterator[tuple[list[str], Callable[[np.ndarray
   """
   labels = read_labels(model_dir)
   with tf.Graph().as_default(), tf.Session() as sess:
+    # One graph for all photos; the book makes new operations for each.
     images = tf.placeholder(tf.uint8, [None, photo.IMAGE_SIZE, photo.IMAGE_SIZE, 3])
     logits, _ = flower_inference.inference(
         tf.image.convert_image_dtype(images, tf.float32), len(labels), is_training=False)

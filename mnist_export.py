@@ -39,6 +39,7 @@ def export(options: console.Options | None = None) -> tuple[str, str]:
   """
   options = options or FLAGS.options()
   with saved_models.new_graph() as sess:
+    # The averages are in the variables themselves, so that a client needs to know nothing of them.
     graph, labels, checkpoint_path = mnist_eval.restore_model(sess, options.model_dir)
     outputs = {'classes': tf.gather(tf.constant(labels, tf.int64), tf.argmax(graph.y, 1)),  # [n]
                'probabilities': tf.nn.softmax(graph.y)}  # [n, labels]

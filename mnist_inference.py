@@ -53,18 +53,16 @@ def inference(input_tensor: tf.Tensor, train: bool, regularizer: Regularizer | N
               dropout_seed: tf.Tensor | None = None, num_labels: int = NUM_LABELS) -> tf.Tensor:
   """Build the network from images to unscaled logits, float32 [batch, num_labels].
 
-  Variables are made by name with tf.get_variable, so that an evaluation graph can restore
-  their moving averages under the names that training gave them.
-
   Args:
     input_tensor: float32 [batch, 28, 28, 1] in [0, 1]; batch may be unknown.
     train: whether to apply dropout.
     regularizer: for the weights of the two dense layers only.
-    dropout_seed: int [2], which decides what dropout sets to zero; None, as in the book: other
-      units in each run.
+    dropout_seed: int [2]: what dropout sets to zero; None, as in the book: others in each run.
   """
-  # Each layer has a scope of its own, so that names need be told apart inside of it only. Padding
-  # with zeros keeps the size of the image, and pooling with a stride of 2 halves it.
+  # Variables are made by name, so that an evaluation graph can restore their moving averages under
+  # the names that training gave them. Each layer has a scope of its own, so that names need be told
+  # apart inside of it only. Padding with zeros keeps the size of the image, and pooling with a
+  # stride of 2 halves it.
   with tf.variable_scope('layer1-conv1'):
     conv1_weights = get_weight_variable([CONV1_SIZE, CONV1_SIZE, NUM_CHANNELS, CONV1_DEEP], None)
     conv1_biases = _get_bias_variable(CONV1_DEEP, 0.0)

@@ -46,12 +46,14 @@ def load_bottlenecks(path: str, sess: tf.Session, images: tf.Tensor, bottlenecks
   Raises:
     UserError: if they are not finite, or path is a file of something else.
   """
+  # The key stands for all that decides them: the photos, by the data's id, and the weights.
   weights = (value.tobytes() for value in sess.run(list(backbone)))
   key = files.digest(itertools.chain([data.id.encode()], weights))
   with files.locked(path):
     rows = _read(path, key)
     if rows is None:
       rows = _compute(sess, images, bottlenecks, data)
+      # Through an open file, because numpy adds its ending to the name of any other.
       with files.replace_file(path) as temporary_path, open(temporary_path, 'wb') as file:
         np.savez(file, key=key, bottlenecks=rows)
     else:

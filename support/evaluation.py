@@ -16,6 +16,7 @@ MOSAIC_SIDE = 5  # the picture of what was wrong has this many images on each si
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
   """Return int64 [num_classes, num_classes]: how often the row was taken for the column."""
   matrix = np.zeros([num_classes, num_classes], np.int64)
+  # Not matrix[labels, predicted] += 1, which counts a pair once, however often it comes.
   np.add.at(matrix, (labels, predicted), 1)
   return matrix
 
@@ -39,6 +40,7 @@ def print_confusion(matrix: np.ndarray, names: Sequence[object]) -> None:
 
 def _add_picture(summary_writer: SummaryWriter, step: int, tag: str, picture: np.ndarray) -> None:
   """Write a picture, [height, width, channels] in [0, 1], to TensorBoard."""
+  # In a graph of its own: an evaluation's does not grow with each checkpoint.
   with tf.Graph().as_default(), tf.Session() as sess:
     png = sess.run(tf.io.encode_png(np.uint8(np.round(picture * 255))))
   summary_writer.add_image(step, tag, png)

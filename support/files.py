@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import stat
 import sys
 import tarfile
 import zlib
@@ -102,16 +101,6 @@ def temporary_folder(path: str) -> Iterator[str]:
 
 
 # -- Reading -----------------------------------------------------------------------------
-
-
-def require_regular_file(path: str, max_bytes: int) -> None:
-  """Raise UserError unless path is a regular file of at most max_bytes; nothing is opened."""
-  status = os.stat(path)
-  if not stat.S_ISREG(status.st_mode):
-    kind = 'a folder' if stat.S_ISDIR(status.st_mode) else 'not a regular file'
-    raise UserError(f'{path} is {kind}: give a file')
-  if status.st_size > max_bytes:
-    raise UserError(f'{path} has {status.st_size} bytes: at most {max_bytes} are read')
 
 
 def digest(chunks: Iterable[bytes]) -> str:

@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from support import console, files
+from support import console
 from support.console import UserError
 
 MAX_BYTES = 450_000_000  # of a file; a BMP of 100 million pixels with alpha has 400 million
@@ -115,17 +116,16 @@ def read_file(path: str) -> bytes:
     UnreadablePicture: if it is empty, not a regular file, or too large for a picture.
     OSError: if it cannot be read, whatever it holds.
   """
-  if os.path.isdir(path):
+  status = os.stat(path)  # nothing is opened that might never end
+  if stat.S_ISDIR(status.st_mode):
     raise UnreadablePicture('is a folder, and no picture was found in it')
-  try:
-    files.require_regular_file(path, MAX_BYTES)
-  except UserError as error:
-    raise UnreadablePicture(str(error).removeprefix(path).strip()) from None
+  if not stat.S_ISREG(status.st_mode):
+    raise UnreadablePicture('is not a regular file: give a file')
+  if not 0 < status.st_size <= MAX_BYTES:
+    raise UnreadablePicture(f'has {status.st_size} bytes: at most {MAX_BYTES} are read'
+                            if status.st_size else 'is empty')
   with open(path, 'rb') as file:
-    contents = file.read()
-  if not contents:
-    raise UnreadablePicture('is empty')
-  return contents
+    return file.read()
 
 
 # -- Decoding ----------------------------------------------------------------------------

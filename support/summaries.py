@@ -29,9 +29,11 @@ class SummaryWriter:
 
   def _open(self) -> None:
     os.makedirs(self._folder, exist_ok=True)
+    # TensorBoard looks for `tfevents`; what follows tells apart what begins in one second.
     name = f'events.out.tfevents.{time.time():.0f}.{os.getpid()}.{time.time_ns()}'
     self._path = os.path.join(self._folder, name)
     self._writer = tf.io.TFRecordWriter(self._path)
+    # TensorBoard reads only files that begin with their version.
     self._writer.write(tf.Event(wall_time=time.time(), file_version='brain.Event:2'
                                 ).SerializeToString())
 
@@ -44,7 +46,7 @@ class SummaryWriter:
         self._open()
       event.wall_time = time.time()
       self._writer.write(event.SerializeToString())
-      self._writer.flush()
+      self._writer.flush()  # a killed run has lost nothing, and its curve ends where it ended
     except (OSError, *FILE_ERRORS) as error:
       self._has_failed = True
       console.warn(f'no summaries are kept in {self._folder}: {console.describe(error)}')

@@ -1,15 +1,8 @@
 """Clusters of processes on this machine for tests, forked from one that has imported TensorFlow."""
-import os
-import pathlib
 import re
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
-import time
 
-import psutil
 import running
 
 TIMEOUT_SECS = 180
@@ -29,75 +22,13 @@ def free_addresses(count):
   return addresses
 
 
-class Started:
-  """A script in a process of its own, its output in files."""
-
-  def __init__(self, script, args, env=None):
-    self._folder = tempfile.TemporaryDirectory()
-    self._paths = [pathlib.Path(self._folder.name, name) for name in ('stdout', 'stderr')]
-    args = [os.fspath(arg) for arg in args]
-    if running._context:
-      self._process = running._context.Process(target=running._become_script, args=(
-          script, args, str(running.ROOT), [str(path) for path in self._paths], env or {}))
-      self._process.start()
-    else:
-      streams = [path.open('wb') for path in self._paths]
-      self._process = subprocess.Popen(
-          [sys.executable, running.ROOT / script, *args], cwd=running.ROOT, stdout=streams[0],
-          stderr=streams[1], env={**os.environ, **(env or {})})
-    self.pid = self._process.pid
-
-  @property
-  def status(self):
-    """The exit status, None while it runs; that of a signal is negative."""
-    return self._process.exitcode if running._context else self._process.poll()
-
-  @property
-  def lines(self):
-    """The lines on standard output so far."""
-    return self._read(0)
+class Started(running.Started):
+  """A script in a process of its own."""
 
   @property
   def errors(self):
     """The lines on standard error so far, but for TensorFlow's of a killed server."""
-    return [line for line in self._read(1) if not LOG_LINE.match(line)]
-
-  def _read(self, number):
-    path = self._paths[number]
-    return path.read_text(errors='replace').splitlines() if path.exists() else []
-
-  def wait_for(self, pattern):
-    """Wait until a line on standard output matches pattern; return the last re.Match."""
-    deadline = time.monotonic() + TIMEOUT_SECS
-    while True:
-      is_over = self.status is not None or time.monotonic() > deadline
-      found = [match for match in (re.search(pattern, line) for line in self.lines) if match]
-      if found:
-        return found[-1]
-      assert not is_over, (pattern, self.status, self.lines, self.errors)
-      time.sleep(0.02)
-
-  def signal(self, number):
-    os.kill(self.pid, number)
-
-  def end(self, timeout=TIMEOUT_SECS):
-    """Wait for the end and return the exit status."""
-    deadline = time.monotonic() + timeout
-    while self.status is None:
-      assert time.monotonic() < deadline, ('no end', self.lines, self.errors)
-      time.sleep(0.02)
-    return self.status
-
-  def children(self):
-    return psutil.Process(self.pid).children(recursive=True)
-
-  def kill(self):
-    """End it and all that it has started."""
-    if self.status is None:
-      for process in [*self.children(), psutil.Process(self.pid)]:
-        if process.is_running():
-          process.kill()
-      self.end()
+    return [line for line in super().errors if not LOG_LINE.match(line)]
 
 
 class Cluster:
@@ -114,8 +45,8 @@ class Cluster:
 
   def start(self, job_name, index, *args):
     """Start a process of the cluster, perhaps once more, and return it."""
-    process = Started(self._script, [*self.args, f'--job_name={job_name}',
-                                     f'--task_index={index}', *args])
+    process = Started(self._script, *self.args, f'--job_name={job_name}',
+                      f'--task_index={index}', *args)
     self.processes.append(process)
     return process
 

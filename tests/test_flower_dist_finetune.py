@@ -18,7 +18,8 @@ def test_trains_validates_tests_and_goes_on(mode, photos_file, backbone_ckpt, tm
       chief = cluster.workers[0]
       printed = ' '.join(re.findall(r'Step (\d+): Validation accuracy = [\d.]+%',
                                     '\n'.join(chief.lines)))
-      assert printed == saved or mode == '--nosync' and re.fullmatch('(0 1 )?2|0 [12]|(2 )?3|(3 )?4', printed)
+      assert printed == saved or mode == '--nosync' and re.fullmatch(
+          '(0 1 )?2|0 [12]|(2 )?3|(3 )?4', printed)
       assert any(line.startswith('Final test accuracy = ') for line in chief.lines)
       assert [process.errors for process in cluster.processes] == [[]] * 4
   assert any(line.startswith(f'Going on from {tmp_path}/flower.ckpt-') for line in chief.lines)

@@ -74,10 +74,9 @@ def test_goes_on_and_is_evaluated_like_one_process(mode, mnist_dir, tmp_path):
 
 
 def test_one_command_starts_a_cluster_and_leaves_no_process(mnist_dir, tmp_path):
-  launcher = clusters.Started(SCRIPT, [
-      *FLAGS, '--local_workers=2', '--local_ps=2', '--sync', f'--data_dir={mnist_dir}',
-      f'--model_dir={tmp_path}'], {'http_proxy': 'http://127.0.0.1:9'})  # which nobody is to use
-  try:
+  with clusters.Started(
+      SCRIPT, *FLAGS, '--local_workers=2', '--local_ps=2', '--sync', f'--data_dir={mnist_dir}',
+      f'--model_dir={tmp_path}', env={'http_proxy': 'http://127.0.0.1:9'}) as launcher:
     assert launcher.end() == 0
     assert launcher.errors == []
     names = {re.match(r'\[(ps|worker) \d\] ', line)[0] for line in launcher.lines}
@@ -85,8 +84,6 @@ def test_one_command_starts_a_cluster_and_leaves_no_process(mnist_dir, tmp_path)
     assert printed_steps(launcher.lines) == [1, 4, 7, 8]
     assert not [process for process in psutil.process_iter(['cmdline'])
                 if f'--model_dir={tmp_path}' in (process.info['cmdline'] or ())]
-  finally:
-    launcher.kill()
 
 
 def test_moving_averages_are_computed_where_they_lie(mnist):

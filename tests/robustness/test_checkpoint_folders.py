@@ -232,7 +232,7 @@ def scores(text):
 def test_all_are_answered_beside_a_trainer_that_keeps_one_checkpoint(digits, digits_dir, tmp_path):
   folder = tmp_path / 'model'
   args = mnist_args(digits_dir, folder, '--save_interval_steps=1', '--max_to_keep=1', *FOREVER)
-  with kills.Started('mnist_train.py', *args, env=ONE_CORE) as trainer:
+  with running.Started('mnist_train.py', *args, env=ONE_CORE) as trainer:
     trainer.wait_for('^After 1 ')
     steps = []
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -255,11 +255,11 @@ def test_evaluators_follow_a_trainer_and_its_successor(digits_dir, tmp_path):
   training = mnist_args(digits_dir, folder, '--save_interval_steps=20', '--max_to_keep=2',
                         '--learning_rate_base=0.0005', *FOREVER)
   polling = mnist_args(digits_dir, folder, '--split=test', '--eval_interval_secs=0.1')
-  with (kills.Started('mnist_eval.py', *polling) as first,
-        kills.Started('mnist_eval.py', *polling) as second):
+  with (running.Started('mnist_eval.py', *polling) as first,
+        running.Started('mnist_eval.py', *polling) as second):
     last = []
     for round_ in (1, 2):
-      with kills.Started('mnist_train.py', *training, env=ONE_CORE) as trainer:
+      with running.Started('mnist_train.py', *training, env=ONE_CORE) as trainer:
         trainer.wait_for('^After', count=3)
         trainer.signal(15)  # SIGTERM: it saves its last step
         assert trainer.end() == 0 and not trainer.errors
@@ -287,7 +287,7 @@ def test_evaluators_follow_a_trainer_and_its_successor(digits_dir, tmp_path):
 def test_a_trainer_notices_that_its_folder_was_deleted(made_again, digits_dir, tmp_path):
   folder = tmp_path / 'model'
   args = mnist_args(digits_dir, folder, '--save_interval_steps=5', *FOREVER)
-  with kills.Started('mnist_train.py', *args) as trainer:
+  with running.Started('mnist_train.py', *args) as trainer:
     trainer.wait_for('^After 6 ')
     while folder.exists():  # it may just be writing there
       shutil.rmtree(folder, ignore_errors=True)

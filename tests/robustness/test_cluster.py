@@ -81,9 +81,8 @@ def test_sigterm_to_all_saves_the_last_step(mode, digits_dir, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_launcher_leaves_no_process(number, digits_dir, tmp_path):
-  launcher = clusters.Started(SCRIPT, flags_of(
-      digits_dir, tmp_path, 100000, '--sync', '--local_workers=2'))
-  try:
+  with clusters.Started(SCRIPT, *flags_of(
+      digits_dir, tmp_path, 100000, '--sync', '--local_workers=2')) as launcher:
     launcher.wait_for(r'\[worker 0\] After 21 ')
     children = launcher.children()
     worker = only([child for child in children if {'--job_name=worker', '--task_index=1'} <= set(
@@ -97,8 +96,6 @@ def test_a_stopped_launcher_leaves_no_process(number, digits_dir, tmp_path):
       assert (status, launcher.errors) == (0, [])
       match = launcher.wait_for(r'\[worker 0\] Stopped by SIGINT; run again to go on\. Saved (.*)')
       assert match[1] == newest(tmp_path)
-  finally:
-    launcher.kill()
 
 
 @pytest.mark.parametrize('flag, expected', [

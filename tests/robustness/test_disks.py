@@ -142,7 +142,7 @@ def test_stopped_preprocessing_leaves_nothing_half_written(number, photos_dir, t
   many = made_data.write_photos(tmp_path / 'photos', count=60)
   output = tmp_path / 'out' / 'photos.npy'
   output.parent.mkdir()
-  with kills.Started('flower_preprocess.py', *photos_args(many, output)) as started:
+  with running.Started('flower_preprocess.py', *photos_args(many, output)) as started:
     deadline = time.monotonic() + 120
     while not any(path.stat().st_size > 3_000_000 for path in output.parent.iterdir()):
       assert started.status is None and time.monotonic() < deadline, started.errors
@@ -162,7 +162,7 @@ def test_stopped_preprocessing_leaves_nothing_half_written(number, photos_dir, t
 def test_two_preprocessings_of_one_output_take_turns(photos_dir, tmp_path):
   output = tmp_path / 'photos.npy'
   with files.locked(str(output)):
-    with kills.Started('flower_preprocess.py', *photos_args(photos_dir, output)) as second:
+    with running.Started('flower_preprocess.py', *photos_args(photos_dir, output)) as second:
       second.wait_for(f'^Waiting for another process that writes {output}')
       assert not output.exists()
       with files.replace_file(str(output)) as path:

@@ -34,7 +34,7 @@ def eval_args(digits_dir, model_dir, *more):
 def test_stopped_training_saves_and_goes_on(number, digits_dir, tmp_path):
   folder = tmp_path / 'model'
   args = train_args(digits_dir, folder, '--save_interval_steps=1000')
-  with kills.Started('mnist_train.py', *args, '--training_steps=1000000') as started:
+  with running.Started('mnist_train.py', *args, '--training_steps=1000000') as started:
     started.wait_for(MNIST_LINE)
     started.signal(number)
     assert started.end() == 0 and started.errors == []
@@ -51,7 +51,7 @@ def test_stopped_training_saves_and_goes_on(number, digits_dir, tmp_path):
 
 @pytest.mark.parametrize('number', STOP_SIGNALS)
 def test_stopped_polling_ends_well(number, digits_dir, saved_dir, tmp_path):
-  with kills.Started('mnist_eval.py', *eval_args(digits_dir, saved_dir)) as started:
+  with running.Started('mnist_eval.py', *eval_args(digits_dir, saved_dir)) as started:
     started.wait_for(r'^After 8 training step\(s\), test accuracy')
     started.signal(number)  # in the middle of the ten seconds between two looks
     assert started.end() == 0 and started.errors == []
@@ -62,7 +62,7 @@ def test_stopped_polling_ends_well(number, digits_dir, saved_dir, tmp_path):
 def test_an_interrupted_single_evaluation_says_so(number, mnist_dir, saved_dir):
   # While it reads the data, builds the graph, or scores 5,000 images.
   args = [f'--data_dir={mnist_dir}', f'--model_dir={saved_dir}', '--run_once']
-  with kills.Started('mnist_eval.py', *args) as started:
+  with running.Started('mnist_eval.py', *args) as started:
     started.wait_for('^5000 validation images')
     started.signal(number)
     assert started.end() == 130 and started.errors[-1] == 'mnist_eval.py: interrupted'
@@ -70,7 +70,7 @@ def test_an_interrupted_single_evaluation_says_so(number, mnist_dir, saved_dir):
 
 def test_an_ignored_interrupt_stays_ignored(digits_dir, tmp_path):
   args = train_args(digits_dir, tmp_path / 'model', '--training_steps=1000000')
-  with kills.Started('mnist_train.py', *args, ignored=signal.SIGINT) as started:
+  with running.Started('mnist_train.py', *args, ignored=signal.SIGINT) as started:
     started.wait_for(MNIST_LINE)
     started.signal(signal.SIGINT)
     time.sleep(1)
@@ -102,11 +102,11 @@ def test_closed_streams(redirection, status, digits_dir, model_dir):
 
 def test_full_streams(digits_dir, saved_dir):
   args = eval_args(digits_dir, saved_dir, '--run_once')
-  with kills.Started('mnist_eval.py', *args, stdout='/dev/full') as started:
+  with running.Started('mnist_eval.py', *args, stdout='/dev/full') as started:
     assert started.end() == 1
     assert started.errors == ['mnist_eval.py: error: standard output: No space left on device']
   # What cannot be said does not change the status.
-  with kills.Started('mnist_eval.py', *args, stderr='/dev/full') as started:
+  with running.Started('mnist_eval.py', *args, stderr='/dev/full') as started:
     assert started.end() == 0
   assert shell('PY mnist_train.py --seed=x 2> /dev/full').returncode == 2
 
@@ -115,7 +115,7 @@ def test_a_step_is_saved_before_its_line_fails(digits_dir, tmp_path):
   out = tmp_path / 'out'
   os.mkfifo(out)
   args = train_args(digits_dir, tmp_path / 'model', '--training_steps=1000000')
-  with kills.Started('mnist_train.py', *args, '--save_interval_steps=5', stdout=out) as started:
+  with running.Started('mnist_train.py', *args, '--save_interval_steps=5', stdout=out) as started:
     with open(out) as reader:  # as `| head -2`, which leaves after the line of step 1
       lines = [reader.readline(), reader.readline()]
     assert started.end() == 1 and started.errors == []
