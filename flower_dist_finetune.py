@@ -79,6 +79,7 @@ def finetune(data: ProcessedData, member: clusters.Member, options: console.Opti
         len(data.labels), len(data.training_labels), recipe, options,
         lambda _: steps.optimizer(tf.train.RMSPropOptimizer(recipe.learning_rate)))
 
+    # Only the chief reads and writes checkpoints; the others get its values from the servers.
     hooks, saver, ckpt_path = steps.hooks(), None, None
     if member.is_chief:
       ckpt_path = flower_finetune.find_pre_trained(options)

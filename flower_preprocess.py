@@ -92,6 +92,8 @@ def create_image_lists(input_dir: str, testing_percentage: int, validation_perce
     validation_percentage = 0
   if 'testing' in given:
     testing_percentage = 0
+  # A photo stays in the split whose folder it is in, but for a split that has none: that is drawn
+  # from the training photos, by a number that depends on the photo's name alone.
   photos, skipped, outside = [], [], collections.Counter()
   for name, problem in problems.items():
     path, (split, label) = os.path.join(input_dir, *name.split('/')), places[name]
@@ -207,6 +209,7 @@ def preprocess(options: console.Options | None = None) -> None:
     for path, why in skipped:
       warn(f'skipped: {path} {why}')
     _refuse_bad_photos(options.input_dir, written, skipped)
+    # Only now is it known which photos there are: a label is its place among the sorted names.
     labels = sorted({each.label for each in written})
     counts = {split: sum(each.split == split for each in written) for split in SPLITS}
     writer.finish(labels, [each.name for each in written],

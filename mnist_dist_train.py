@@ -80,6 +80,7 @@ def train(mnist: mnist_input.DataSets, member: clusters.Member, options: console
     # In synchronous steps the averages are the chief's work: once a step, after all gradients.
     train_op = model.train_op if member.is_chief or not options.sync else model.train_step
 
+    # Only the chief reads and writes checkpoints; the others get its values from the servers.
     hooks, saver = steps.hooks(), None
     if member.is_chief:
       mnist_train.check_folder(folder, mnist.train, options)

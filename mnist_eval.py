@@ -112,6 +112,7 @@ def evaluate_once(sess: tf.Session, graph: EvaluationGraph, data_set: mnist_inpu
     sess: the checkpoint of a step was restored into it.
     data_set: with one-hot labels.
   """
+  # In NumPy over all batches; the book computes it in the graph, which takes all images at once.
   labels = data_set.labels.argmax(1)
   predicted = predict_logits(sess, graph, data_set.images).argmax(1)
   accuracy = float(np.mean(predicted == labels))

@@ -88,6 +88,7 @@ class DataSet:
     if batch_size < 1:
       raise ValueError(f'batch_size is {batch_size}: give 1 or more')
     _refuse_fake_data(fake_data)
+    # What is left of this epoch, and then of the next ones, until the batch is full.
     parts = []
     while batch_size > 0:
       epoch, start = divmod(self._given, self.num_examples)
@@ -216,6 +217,7 @@ def read_labels(path: str) -> np.ndarray:
 def _read_first_whole(paths: list[str], read: Callable[[str], np.ndarray]
                       ) -> tuple[str, np.ndarray]:
   """Return (path, read(path)) of the first whole file, and say what is wrong with others."""
+  # Many people have a file both gzipped and unpacked; one of them may be cut short.
   contents, failures = {}, []
   for path in paths:
     try:
@@ -284,6 +286,7 @@ def _find_classes(folder: str, labels: np.ndarray, test_labels: np.ndarray) -> n
   if not 2 <= len(classes) <= MAX_CLASSES:
     raise UserError(f'{folder} has {len(classes)} different training labels: 2 to {MAX_CLASSES} '
                     'can be told apart')
+  # The network has no output for a label that only test images have.
   unknown = np.setdiff1d(test_labels, classes)
   if len(unknown):
     raise UserError(f'{folder} has the test label {unknown[0]}, which no training image has: the '

@@ -39,6 +39,7 @@ def open_model(model_dir: str) -> Iterator[tuple[list, Callable[[np.ndarray], np
     UserError: if there is no whole checkpoint.
   """
   with tf.Graph().as_default(), tf.Session() as sess:
+    # The averages of the weights, as in evaluation; without dropout.
     graph, labels, _ = mnist_eval.restore_model(sess, model_dir)
 
     def predict(digits: np.ndarray) -> np.ndarray:

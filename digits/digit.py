@@ -58,6 +58,7 @@ def read_picture(path: str) -> np.ndarray:
 
 def digit_of(rgba: np.ndarray, name: str) -> Digit:
   """Return the digit in float32 [height, width, 4] in [0, 1]; UserError, with name, of none."""
+  # Each step takes away one thing that MNIST's digits do not have around them.
   rgb = frames.crop_to_frame(paper.put_on_paper(rgba))
   if np.ptp(rgb, axis=(0, 1)).max() < paper.MIN_CONTRAST:
     raise UserError(f'{name} shows no digit: all of it is of one shade')

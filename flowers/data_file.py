@@ -130,6 +130,7 @@ def _open_images(path: str, content: dict) -> np.ndarray | None:
   shape = (len(content['files']), IMAGE_SIZE, IMAGE_SIZE, 3)
   if getattr(images, 'shape', None) != shape or images.dtype != np.uint8:
     return None
+  # Shape and type fit any run's data of as many photos; the rows are of this one.
   rows = np.ascontiguousarray(images[:, SAMPLED_ROW])
   return images if files.digest([rows]) == content['rows'] else None
 

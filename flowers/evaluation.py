@@ -58,6 +58,7 @@ def predict_logits(sess: tf.Session, logits: tf.Tensor, examples: Examples, spli
 
 def score(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
   """Return the accuracy, in [0, 1], and the mean cross entropy, in nats, of [n, n_classes]."""
+  # The largest becomes 0, so that no exponential overflows.
   logits = logits - logits.max(1, keepdims=True)
   cross_entropies = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(labels)), labels]
   return float(np.mean(logits.argmax(1) == labels)), float(np.mean(cross_entropies))

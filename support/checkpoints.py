@@ -78,6 +78,7 @@ def restore(sess: tf.Session, saver: tf.train.Saver | None, variables: dict[str,
     DamagedCheckpoint: if its files are missing or cut short, or a number in it is not finite.
     UserError: if it is whole but of another network.
   """
+  # TensorFlow's own message about another network is a page long and names an operation.
   shapes = read_shapes(checkpoint_path)
   for name, variable in sorted(variables.items()):
     expected = variable.shape.as_list()
@@ -265,6 +266,7 @@ class Saver(tf.train.Saver):
     folder = self._folder
     variables = {variable.op.name: variable for variable in tf.global_variables()}
     path = restore_newest(sess, self, variables, folder.path, folder.model_name)
+    # Those on the disk, also where the state file is of another machine and names others.
     self.recover_last_checkpoints(list_checkpoints(folder.path, folder.model_name))
     return path
 
@@ -276,6 +278,7 @@ class Saver(tf.train.Saver):
         longer held; the checkpoints before it stay as they are.
     """
     self._folder.require_held()
+    # Nan and infinity stay in the weights; what is saved before is better than such a checkpoint.
     if not sess.run(self._weights_finite):
       raise UserError(f'not all weights are finite at step {global_step}, which is not saved: '
                       f'{self._advice}')

@@ -75,6 +75,7 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def _answers(address: str) -> bool:
+  # By a plain connection; a session of TensorFlow's would go on trying.
   try:
     socket.create_connection(_split(address), ANSWER_SECS).close()
     return True
@@ -242,6 +243,7 @@ class Member:
     self._start_server()
     _notice(self._address, {'settings': {**self._note['settings'], 'ps_index': self.index}})
     print(f'Parameter server {self.index} of {len(self.hosts["ps"])} is ready.')
+    # Until the chief notes the end, or a signal comes, and then as long as workers need the server.
     deadline = None
     while deadline is None or time.monotonic() < deadline and any(
         map(_answers, self.hosts['worker'])):
@@ -476,6 +478,7 @@ class Steps(tf.train.SessionRunHook):
 
   def after_run(self, run_context: tf.train.SessionRunContext,
                 run_values: tf.train.SessionRunValues) -> None:
+    # The number is read after the step, because other workers may have done some meanwhile.
     self.steps_done = int(run_values.results if self._sync
                           else run_context.session.run(self._global_step))
     self.next_step = self.steps_done + 1 if self._sync else self.next_step + self.member.workers
@@ -524,6 +527,7 @@ class SaverHook(tf.train.CheckpointSaverHook):
                 run_values: tf.train.SessionRunValues) -> None:
     self.values, step = run_values.results, self._steps.steps_done
     self.check(step - 1 + self.first_step)
+    # When a step to save is reached or passed: it may have been another worker's.
     if (step - 1) // self._every > (self._saved - 1) // self._every:
       self._save(run_context.session, step)
 

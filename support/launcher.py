@@ -49,6 +49,8 @@ def take_part(script: str, flag_values: console.Flags,
 
 def _obey_stdin(stop: StopSignals) -> None:
   """Stop as after the signal that standard input names, or SIGHUP when it ends."""
+  # The launcher writes the signal's name, because on Windows it has no signal to send; if it is
+  # killed, standard input ends.
   name = sys.stdin.readline().strip() or 'SIGHUP'
   stop.received = stop.received or name  # no second signal, which would not let it save
 
@@ -80,6 +82,7 @@ def _launch(script: str, flag_values: console.Flags, stop: StopSignals) -> int:
                       '--local_workers to start all of them here', console.WRONG_USAGE)
   servers, workers = flag_values.local_ps, flag_values.local_workers
   clusters.check_shares(flag_values, workers)
+  # Free now; if another program takes one before its process does, that process says so.
   addresses = _free_addresses(servers + workers)
   command = [sys.executable, os.path.abspath(script), '--end_with_stdin',
              f'--ps_hosts={",".join(addresses[:servers])}',
@@ -103,6 +106,7 @@ def _launch(script: str, flag_values: console.Flags, stop: StopSignals) -> int:
         threads[-1].start()
     decisive = _wait(processes, stop)
   finally:
+    # However this ends, no process is left, and all that they have printed is shown.
     for process in processes:
       process.kill()
     for each in processes + threads:
@@ -141,11 +145,13 @@ def _wait(processes: list[subprocess.Popen], stop: StopSignals) -> int:
   decisive, is_asked, deadline = None, False, math.inf
   while True:
     statuses = [process.poll() for process in processes]
+    # Only the chief is asked: it saves, and by its notice the others end.
     if stop.received and not is_asked:
       is_asked = True
       with contextlib.suppress(OSError):  # it has ended
         processes[0].stdin.write(f'{stop.received}\n')
         processes[0].stdin.flush()
+    # Of several that fail, the others mostly do because of the first, or for the same reason.
     if decisive is None and any(statuses) and not is_asked:
       decisive = next(index for index, status in enumerate(statuses) if status)
       deadline = time.monotonic() + FAIL_SECS

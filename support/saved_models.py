@@ -77,6 +77,7 @@ def export(sess: tf.Session, export_dir: str, signatures: dict[str, Signature],
     with files.temporary_folder(os.path.join(export_dir, 'export')) as temporary_dir:
       _add_assets(temporary_dir, assets or {})
       _build(sess, os.path.join(temporary_dir, 'model'), signatures)
+      # A number more than the largest, which is the version that TensorFlow Serving takes next.
       numbers = [int(name) for name in os.listdir(export_dir) if name.isdecimal()]
       target = os.path.join(export_dir, str(max(numbers, default=0) + 1))
       os.rename(os.path.join(temporary_dir, 'model'), target)
