@@ -206,8 +206,9 @@ def decode(contents: bytes, enough_pixels: int) -> Image.Image:
   # libtiff is a part of Pillow, they stay.
   warnings.filterwarnings('ignore', module=r'PIL\.')
   Image.MAX_IMAGE_PIXELS = None
-  with contextlib.suppress(AttributeError, OSError):
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+  if kind == 'TIFF':
+    with contextlib.suppress(AttributeError, OSError):
+      ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
   try:
     image = Image.open(io.BytesIO(contents), formats=(kind,))
     needed = (4 * image.width + 8) * image.height

@@ -11,12 +11,16 @@ pytestmark = pytest.mark.skipif(os.name != 'posix', reason='signals as POSIX has
 
 def test_mnist_training_survives_kills_bit_by_bit(mnist_dir, tmp_path):
   trainer = kills.mnist_trainer(mnist_dir, tmp_path / 'model')
-  kills.kill_rounds(trainer, 4, seed=3)
+  lines = []
+  kills.kill_rounds(trainer, 4, seed=3, report=lines.append)
+  assert all(any(f'killed {moment},' in line for line in lines) for moment in kills.MOMENTS)
 
 
 def test_flower_training_survives_a_kill_while_it_saves(photos_file, backbone_ckpt, tmp_path):
   trainer = kills.flower_trainer(photos_file, backbone_ckpt, tmp_path / 'model', steps=40)
-  kills.kill_rounds(trainer, 1, moments=['while writing'])
+  lines = []
+  kills.kill_rounds(trainer, 1, seed=1, moments=['while writing'], report=lines.append)
+  assert '.tempstate' in lines[0]  # the kill has left what the next trainer swept
 
 
 def test_the_comparison_of_bits_sees_one_seed_from_another(mnist_dir, tmp_path):
