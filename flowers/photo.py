@@ -31,7 +31,7 @@ class DecodedPhoto(NamedTuple):
   path: str
   image: np.ndarray | None  # uint8 [299, 299, 3], RGB
   problem: str | None  # goes on after the file's name
-  digest: bytes | None  # of every tenth row of the image
+  digest: bytes | None  # of the file, and of some of the pixels
 
 
 def scale_photo(pixels: tf.Tensor) -> tf.Tensor:
@@ -70,12 +70,14 @@ class PhotoDecoder:
   def read(self, path: str) -> DecodedPhoto:
     """Read and decode a file; OSError goes to the caller."""
     try:
-      image = self.decode(pictures.read_file(path))
+      contents = pictures.read_file(path)
+      image = self.decode(contents)
     except pictures.UnreadablePicture as error:
       return DecodedPhoto(path, None, str(error), None)
-    # Of the pixels, because another decoder may make other ones of the same file.
-    digest = hashlib.blake2b(np.ascontiguousarray(image[::10])).digest()
-    return DecodedPhoto(path, image, None, digest)
+    # Rows of the image too, because another decoder may make other pixels of the same file.
+    digest = hashlib.blake2b(contents)
+    digest.update(np.ascontiguousarray(image[::100]))
+    return DecodedPhoto(path, image, None, digest.digest())
 
   def image(self, path: str) -> np.ndarray:
     """Return the photo in a file: uint8 [299, 299, 3]; UserError or OSError if there is none."""
